@@ -1,0 +1,49 @@
+# Every target sets up what it needs from a bare clone: Python >= 3.10, make and the package registry are enough.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SETUP := setup.cfg pyproject.toml
+
+.PHONY: demo test test-all lint clean
+
+demo: $(VENV)/.installed
+	$(BIN)/finercam-clip demo --output finercam-demo.png
+
+test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest
+
+test-all: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -m "slow or not slow"
+
+lint: $(VENV)/.installed-lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+$(VENV)/.installed: $(SETUP)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	$(call headless_if_needed)
+	touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[test]"
+	$(call headless_if_needed)
+	touch $@
+
+$(VENV)/.installed-lint: $(VENV)/.installed-test
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[test,lint]"
+	$(call headless_if_needed)
+	touch $@
+
+# opencv-python needs the system's libGL. Where that is missing, the headless build takes its place. The two share one
+# folder, so both go before the one comes.
+define headless_if_needed
+$(BIN)/python -c "import cv2" 2>/dev/null || { \
+	$(BIN)/python -m pip uninstall --quiet --yes opencv-python opencv-python-headless; \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check opencv-python-headless; \
+	$(BIN)/python -c "import cv2"; }
+endef
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info finercam-demo.png

@@ -1,0 +1,36 @@
+"""finercam_clip: where does an image say one concept and not others? Zero-shot contrastive heatmaps for CLIP.
+
+    import finercam_clip
+    explainer = finercam_clip.load()
+    explanation = explainer.explain("bird.jpg", target="a bird with a red crown", contrasts=["a bird with a blue crown"])
+    explanation.save("crown.png")
+
+Names are imported when first used, so that `finercam-clip --help` does not wait for torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "load": "explainer",
+    "Explainer": "explainer",
+    "ImageEncoding": "explainer",
+    "Options": "options",
+    "Explanation": "explanation",
+    "InputError": "errors",
+}
+__all__ = ["Explainer", "Explanation", "ImageEncoding", "InputError", "Options", "__version__", "load"]
+
+if TYPE_CHECKING:
+    from finercam_clip.errors import InputError
+    from finercam_clip.explainer import Explainer, ImageEncoding, load
+    from finercam_clip.explanation import Explanation
+    from finercam_clip.options import Options
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'finercam_clip' has no attribute {name!r}")
+    return getattr(import_module(f"finercam_clip.{_HOMES[name]}"), name)

@@ -1,0 +1,301 @@
+"""Trains the bundled model on the aviary: `python -m finercam_clip.aviary.train --output weights`.
+
+A small CLIP (open_clip's own ViT and text tower) learns from pictures and texts alone. Every step it sees a batch of
+birds that no evaluation draws, and answers two kinds of question about each picture:
+
+* *traits*: every trait of the world, phrased at random, is a text; in each slot the true one must win. This is
+  zero-shot classification turned into a loss, and what makes a small model learn quickly.
+* *captions*: InfoNCE between pictures and captions of one to four traits, with the same caption with one trait changed
+  as a hard negative. A caption of another bird that happens to be true of this one is no negative.
+
+Labels are per image: which traits a bird has, never where they are. Part masks are not drawn in training at all.
+Coarse to fine: small pictures first, then the final size with interpolated position embeddings.
+The run writes a checkpoint every few minutes and goes on from it; batch n is a function of n, so resuming is exact.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import torch
+import torch.nn.functional as F
+from open_clip.model import resize_pos_embed
+from safetensors.torch import load_file, safe_open, save_file
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.data import DataLoader, Dataset
+
+from finercam_clip.aviary import world
+
+CONFIG = Path(__file__).parent / "weights" / "open_clip_config.json"
+HELD_OUT_LOG_SEED = 900_000_000  # for the figures in the log; other held-out seeds stay unseen by anybody
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides the weights, apart from the world and the architecture."""
+
+    stages: tuple[tuple[int, int], ...] = ((64, 4500), (96, 3500))  # (picture size in pixels, steps)
+    batch: int = 64
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.02
+    warmup: int = 400
+    trait_weight: float = 1.0
+    caption_weight: float = 0.25
+    checkpoint_every: int = 500
+
+
+class Pictures(Dataset[tuple[Tensor, Tensor]]):
+    """Sample i of a run: a normalised picture [3, S, S] and the index of its value in every slot."""
+
+    def __init__(self, size: int, start: int, stop: int, mean: list[float], std: list[float]) -> None:
+        self.size, self.start, self.stop = size, start, stop
+        self.mean, self.std = np.array(mean, np.float32), np.array(std, np.float32)
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
+        seed = self.start + i
+        bird = world.sample_bird(np.random.default_rng(seed))
+        image = world.draw(bird, (seed, 1), size=self.size, masks=False).image
+        pixels = ((image.astype(np.float32) / 255 - self.mean) / self.std).transpose(2, 0, 1)
+        values = [world.SLOTS[slot].index(value) for slot, value in bird.traits]
+        return torch.from_numpy(np.ascontiguousarray(pixels)), torch.tensor(values)
+
+
+def build_model(size: int) -> open_clip.CLIP:
+    """The bundled architecture with fresh weights, for pictures of `size` pixels."""
+    config = json.loads(CONFIG.read_text())["model_cfg"]
+    config["vision_cfg"]["image_size"] = size
+    return open_clip.CLIP(**config, init_logit_scale=math.log(25.0))
+
+
+def encode_texts(model: open_clip.CLIP, tokens: Tensor) -> Tensor:
+    """`model.encode_text`, normalised, without the columns that are padding in every row (attention is causal)."""
+    length = int((tokens != 0).sum(1).max())
+    x = model.token_embedding(tokens[:, :length]) + model.positional_embedding[:length]
+    x = model.transformer(x, attn_mask=model.attn_mask[:length, :length])
+    x = model.ln_final(x)[torch.arange(len(x)), tokens.argmax(1)]
+    return F.normalize(x @ model.text_projection, dim=-1)
+
+
+def trait_loss(similarities: Tensor, values: Tensor) -> Tensor:
+    """Mean cross-entropy over slots. similarities: scaled, [B, all traits]; values: true index in each slot, [B, slots]."""
+    losses, start = [], 0
+    for column, options in enumerate(world.SLOTS.values()):
+        losses.append(F.cross_entropy(similarities[:, start : start + len(options)], values[:, column]))
+        start += len(options)
+    return torch.stack(losses).mean()
+
+
+def caption_loss(similarities: Tensor, true: Tensor) -> Tensor:
+    """InfoNCE. similarities: scaled, [B images, 2B texts], text i < B is the caption of image i and text B + i the same
+    with one trait changed; true[i, j]: whether text j is true of image i (such pairs are no negatives)."""
+    own = torch.arange(len(similarities), device=similarities.device)
+    negatives = true.clone()
+    negatives[own, own] = False
+    masked = similarities.masked_fill(negatives, -torch.inf)
+    from_images = F.cross_entropy(masked, own)
+    from_texts = F.cross_entropy(masked[:, : len(own)].T, own)
+    return (from_images + from_texts) / 2
+
+
+def draw_captions(values: Tensor, rng: np.random.Generator) -> tuple[list[str], Tensor]:
+    """Captions [2B] for a batch (see `caption_loss`) and which are true of which image, bool [B, 2B]."""
+    names, options = list(world.SLOTS), list(world.SLOTS.values())
+    texts: list[str] = []
+    changed_texts: list[str] = []
+    claims = np.full((2 * len(values), len(names)), -1)
+    for i, row in enumerate(values.tolist()):
+        slots = rng.permutation(len(names))[: rng.integers(1, 5)]
+        changed = rng.choice(slots)
+        other = (row[changed] + rng.integers(1, len(options[changed]))) % len(options[changed])
+        claims[i, slots] = claims[len(values) + i, slots] = np.array(row)[slots]
+        claims[len(values) + i, changed] = other
+        state = rng.integers(1 << 32)  # both captions in the same words
+        for claim, into in ((claims[i], texts), (claims[len(values) + i], changed_texts)):
+            traits = tuple((names[s], options[s][claim[s]]) for s in slots)
+            into.append(world.describe(traits, np.random.default_rng(state)))
+    claimed = torch.from_numpy(claims)[None]
+    true = ((claimed == values[:, None]) | (claimed < 0)).all(-1)
+    return texts + changed_texts, true
+
+
+def train(recipe: Recipe, output: Path, *, device: str, log: Path) -> None:
+    """Runs `recipe` from the start or from `output`'s checkpoint; ends with the packaged weights in `output`."""
+    output.mkdir(parents=True, exist_ok=True)
+    checkpoint = output / "training.safetensors"
+    config = json.loads(CONFIG.read_text())
+    mean, std = config["preprocess_cfg"]["mean"], config["preprocess_cfg"]["std"]
+    tokenizer = open_clip.SimpleTokenizer(context_length=config["model_cfg"]["text_cfg"]["context_length"])
+    total = sum(steps for _, steps in recipe.stages)
+    torch.manual_seed(0)
+    model = build_model(recipe.stages[0][0]).to(device)
+    seen = torch.zeros(config["model_cfg"]["text_cfg"]["vocab_size"], dtype=torch.bool)
+    optimizer = make_optimizer(model, recipe)
+    step = first_step = 0
+    if checkpoint.exists():
+        step = first_step = int(_metadata(checkpoint)["step"])
+        model = build_model(_size_at(recipe, max(step - 1, 0))).to(device)
+        optimizer = make_optimizer(model, recipe)
+        _restore(checkpoint, model, optimizer, seen)
+    began = time.monotonic()
+    averages: dict[str, float] = {}
+    for size, stop in _stages_left(recipe, step):
+        if model.visual.image_size[0] != size:
+            model = _resized(model, size).to(device)
+            optimizer = make_optimizer(model, recipe)
+        start_seed = world.TRAINING_SEEDS + step * recipe.batch
+        data = Pictures(size, start_seed, world.TRAINING_SEEDS + stop * recipe.batch, mean, std)
+        for pixels, values in DataLoader(data, batch_size=recipe.batch, num_workers=1, prefetch_factor=4):
+            rng = np.random.default_rng((world.TRAINING_SEEDS, step))
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.learning_rate * _schedule(step, total, recipe.warmup)
+            captions, true = draw_captions(values, rng)
+            texts = [world.describe((trait,), rng) for trait in world.TRAITS] + captions
+            tokens = tokenizer(texts)
+            seen[tokens.unique()] = True
+            # The plain attention kernel: on CPU twice as fast as the fused one for these short rows.
+            with torch.autocast(device, torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+                images = F.normalize(model.encode_image(pixels.to(device)), dim=-1)
+                embeddings = encode_texts(model, tokens.to(device))
+            scale = model.logit_scale.exp().clamp(max=100)
+            similarities = scale * images.float() @ embeddings.float().T
+            traits = trait_loss(similarities[:, : len(world.TRAITS)], values.to(device))
+            pairs = caption_loss(similarities[:, len(world.TRAITS) :], true.to(device))
+            loss = recipe.trait_weight * traits + recipe.caption_weight * pairs
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            step += 1
+            for name, value in {"traits": traits, "captions": pairs}.items():
+                averages[name] = 0.98 * averages.get(name, float(value)) + 0.02 * float(value)
+            if step % 100 == 0:
+                rate = (step - first_step) * recipe.batch / (time.monotonic() - began)
+                _log(log, f"step {step}/{total} size {size} " + " ".join(f"{k} {v:.3f}" for k, v in averages.items())
+                     + f" scale {float(scale):.1f} {rate:.0f} images/s")  # fmt: skip
+            if step % recipe.checkpoint_every == 0 or step == total:
+                _log(log, f"step {step} held-out trait accuracy: " + held_out_accuracy(model, tokenizer, size, mean, std))
+                _save(checkpoint, model, optimizer, seen, step)
+    package(model, seen, output)
+    _log(log, f"done: {output / 'open_clip_model.safetensors'}")
+
+
+def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
+    """AdamW with weight decay on matrices only; the token table decays not at all, since most rows are never seen."""
+    matrices = [p for n, p in model.named_parameters() if p.ndim >= 2 and "embedding" not in n]
+    others = [p for n, p in model.named_parameters() if p.ndim < 2 or "embedding" in n]
+    groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.98))
+
+
+@torch.no_grad()
+def held_out_accuracy(model: open_clip.CLIP, tokenizer: Any, size: int, mean: list[float], std: list[float]) -> str:
+    """Zero-shot accuracy in every slot on 256 held-out birds, as one line for the log."""
+    data = Pictures(size, HELD_OUT_LOG_SEED, HELD_OUT_LOG_SEED + 256, mean, std)
+    pixels, values = (torch.stack(column) for column in zip(*(data[i] for i in range(len(data))), strict=True))
+    device = next(model.parameters()).device
+    model.eval()
+    images = torch.cat([model.encode_image(chunk.to(device)) for chunk in pixels.split(64)]).cpu()
+    texts = encode_texts(model, tokenizer([world.describe((trait,)) for trait in world.TRAITS]).to(device)).cpu()
+    model.train()
+    found, start = [], 0
+    for column, (slot, options) in enumerate(world.SLOTS.items()):
+        predicted = (images @ texts[start : start + len(options)].T).argmax(1)
+        found.append(f"{slot} {float((predicted == values[:, column]).float().mean()):.2f}")
+        start += len(options)
+    return ", ".join(found)
+
+
+def package(model: open_clip.CLIP, seen: Tensor, output: Path) -> None:
+    """Writes the weights as fp16 safetensors; rows of the token table that training never saw become exactly zero."""
+    state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+    state["token_embedding.weight"] = state["token_embedding.weight"] * seen[:, None]
+    half = {name: tensor.half().contiguous() for name, tensor in state.items()}
+    save_file(half, output / "open_clip_model.safetensors")
+
+
+def _size_at(recipe: Recipe, step: int) -> int:
+    for size, steps in recipe.stages:
+        if step < steps:
+            return size
+        step -= steps
+    return recipe.stages[-1][0]
+
+
+def _stages_left(recipe: Recipe, step: int) -> Iterator[tuple[int, int]]:
+    end = 0
+    for size, steps in recipe.stages:
+        end += steps
+        if step < end:
+            yield size, end
+
+
+def _schedule(step: int, total: int, warmup: int) -> float:
+    return min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * step / total))
+
+
+def _resized(model: open_clip.CLIP, size: int) -> open_clip.CLIP:
+    state = model.state_dict()
+    larger = build_model(size)
+    resize_pos_embed(state, larger)
+    larger.load_state_dict(state)
+    return larger
+
+
+def _save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, seen: Tensor, step: int) -> None:
+    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
+    tensors["seen"] = seen
+    save_file({k: v.contiguous() for k, v in tensors.items()}, path.with_suffix(".part"), {"step": str(step)})
+    path.with_suffix(".part").replace(path)
+
+
+def _metadata(path: Path) -> dict[str, str]:
+    with safe_open(path, "pt") as file:
+        return dict(file.metadata())
+
+
+def _restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, seen: Tensor) -> None:
+    tensors = load_file(path)
+    seen |= tensors.pop("seen")
+    model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        if key.startswith("optimizer."):
+            _, index, name = key.split(".", 2)
+            state.setdefault(int(index), {})[name] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _log(path: Path, line: str) -> None:
+    print(line, flush=True)
+    with path.open("a") as file:
+        file.write(line + "\n")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Train the bundled model on the aviary (resumes where it stopped).")
+    parser.add_argument("--output", type=Path, default=Path("aviary-weights"), help="folder for checkpoint, log, weights")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    options = parser.parse_args(arguments)
+    options.output.mkdir(parents=True, exist_ok=True)
+    train(Recipe(), options.output, device=options.device, log=options.output / "training.log")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

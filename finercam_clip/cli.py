@@ -1,0 +1,173 @@
+"""The command line: arguments to calls. No logic of its own; heavy imports come after the arguments are parsed."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import warnings
+from pathlib import Path
+from typing import Any, NoReturn
+
+from finercam_clip import __version__
+from finercam_clip.errors import InputError
+from finercam_clip.options import Options
+
+_EXPLAIN_EXAMPLE = """example:
+  finercam-clip explain bird.jpg --target "a bird with a red crown" --contrast "a bird with a blue crown"
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """One line on stderr for a wrong argument, exit code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="finercam-clip", description="Where does an image say one concept and not others?")
+    parser.add_argument("--version", action="version", version=f"finercam-clip {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
+
+    demo = commands.add_parser("demo", help="the bundled model on its bundled image: writes finercam-demo.png")
+    demo.add_argument("--output", type=Path, default=Path("finercam-demo.png"), help="picture to write (%(default)s)")
+    demo.set_defaults(run=_demo)
+
+    explain = commands.add_parser(
+        "explain",
+        help="one image, one target, its contrasts: scores and a picture",
+        epilog=_EXPLAIN_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    explain.add_argument("image", type=Path, help="an image file")
+    explain.add_argument("--target", required=True, action="append", help="the concept; repeat for an ensemble of texts")
+    explain.add_argument("--contrast", action="append", default=[], help="what it is told apart from; repeat for several")
+    explain.add_argument("--nearest", type=int, metavar="N", help="N contrasts: the nearest concepts of --vocabulary")
+    explain.add_argument("--vocabulary", help="concepts to take contrasts from: a name in prompts/ or a text file")
+    explain.add_argument("--templates", help="ways to write a concept: a name in prompts/ or a text file")
+    explain.add_argument("--method", default=Options.method, help="how the map is made (%(default)s)")
+    explain.add_argument("--objective", default=Options.objective, help="what is explained (%(default)s)")
+    explain.add_argument("--gamma", type=float, default=Options.gamma, help="comparison strength (%(default)s)")
+    explain.add_argument("--pooling", default=Options.pooling, help="'model', or 'mean' as CLIP-ES (%(default)s)")
+    explain.add_argument("--output", type=Path, help="picture to write (IMAGE-finercam.png; with --json none)")
+    explain.add_argument("--json", action="store_true", help="print everything as JSON instead of a summary")
+    _add_model_arguments(explain)
+    explain.set_defaults(run=_explain)
+
+    models = commands.add_parser("models", help="what can be loaded: family, pretrained tags")
+    models.add_argument("--json", action="store_true", help="print as JSON")
+    models.set_defaults(run=_models)
+
+    bench = commands.add_parser("bench", help="time and memory of 1, 32 and 1,000 questions beside a bare forward pass")
+    bench.add_argument("--runs", type=int, default=7, help="rounds to take the median of (%(default)s)")
+    bench.add_argument("--json", action="store_true", help="print as JSON")
+    _add_model_arguments(bench)
+    bench.set_defaults(run=_bench)
+    return parser
+
+
+def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", help="an open_clip architecture or hf-hub:org/repo (default: the bundled model)")
+    parser.add_argument("--pretrained", help="its tag, a checkpoint file, or 'random'")
+    parser.add_argument("--device", help="cuda, cpu, mps (default: CUDA where there is one)")
+    parser.add_argument("--precision", default="fp32", help="fp32, fp16, bf16 (%(default)s)")
+
+
+def _load(arguments: argparse.Namespace) -> Any:
+    _say(f"loading {arguments.model or 'the bundled model'} …")
+    from finercam_clip.explainer import load
+
+    return load(arguments.model, arguments.pretrained, device=arguments.device, precision=arguments.precision)
+
+
+def _demo(arguments: argparse.Namespace) -> None:
+    _say("loading the bundled model …")
+    from finercam_clip.aviary.demo import demo
+
+    for line in demo(arguments.output):
+        print(line)
+
+
+def _explain(arguments: argparse.Namespace) -> None:
+    from finercam_clip.images import read_image
+    from finercam_clip.render import check_output
+
+    output = arguments.output
+    if output is None and not arguments.json:
+        output = Path(f"{arguments.image.stem}-finercam.png")
+    if output is not None:
+        check_output(output)
+    if arguments.nearest is not None and arguments.contrast:
+        raise InputError("give --contrast or --nearest, not both")
+    image = read_image(arguments.image)
+    contrasts = arguments.contrast if arguments.nearest is None else arguments.nearest
+    names = ("method", "objective", "gamma", "pooling", "templates", "vocabulary")
+    options = {name: getattr(arguments, name) for name in names}
+    explanation = _load(arguments).explain(image, arguments.target, contrasts, **options)
+    if output is not None:
+        explanation.save(output)
+    if arguments.json:
+        print(explanation.to_json())
+        return
+    for text, cosine in explanation.similarities.items():
+        role = "target  " if text == explanation.target else "contrast"
+        print(f"{role}  cosine {cosine:6.3f}  p {explanation.probabilities[text]:.3f}  {text}")
+    print(f"peak      {explanation.peak or 'none'}")
+    if explanation.caution:
+        print(f"caution   {explanation.caution}")
+    print(f"picture   {output}")
+
+
+def _models(arguments: argparse.Namespace) -> None:
+    from finercam_clip.models import list_models
+
+    rows = list_models()
+    if arguments.json:
+        print(json.dumps([vars(row) for row in rows]))
+        return
+    width = max(len(row.name) for row in rows)
+    print(f"{'MODEL':{width}}  {'FAMILY':12}  WEIGHTS")
+    for row in rows:
+        print(f"{row.name:{width}}  {row.family or 'not yet':12}  {', '.join(row.weights) or 'random only'}")
+    print("\nand hf-hub:org/repo for any open_clip model on the hub, or a local checkpoint file as --pretrained")
+
+
+def _bench(arguments: argparse.Namespace) -> None:
+    from finercam_clip.bench import bench, format_table
+
+    if arguments.runs < 1:
+        raise InputError(f"--runs is a number from 1 up, not {arguments.runs}")
+    rows = bench(_load(arguments), runs=arguments.runs, progress=_say)
+    print(json.dumps([vars(row) for row in rows]) if arguments.json else format_table(rows))
+
+
+def _say(line: str) -> None:
+    """Progress, for a person at a terminal only."""
+    if sys.stderr.isatty():
+        print(line, file=sys.stderr, flush=True)
+
+
+def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+    print(f"finercam-clip: warning: {message}", file=sys.stderr)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command. Returns 0, or 2 after one line on stderr about what the user can mend."""
+    options = build_parser().parse_args(arguments)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning)
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        warnings.showwarning = _show_warning
+        try:
+            options.run(options)
+        except InputError as error:
+            print(f"finercam-clip: error: {error}", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            print("finercam-clip: stopped", file=sys.stderr)
+            return 130
+        except BrokenPipeError:
+            sys.stderr.close()
+            return 1
+    return 0

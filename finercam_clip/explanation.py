@@ -1,0 +1,158 @@
+"""The answer to one question: scores, the signed map, and what can be read off it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from finercam_clip import __version__, render
+from finercam_clip.errors import InputError
+from finercam_clip.images import Geometry
+from finercam_clip.opencv import cv2
+from finercam_clip.options import Options
+
+Box = tuple[int, int, int, int, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """Where the image says the target and not the contrasts.
+
+    image: uint8 [H, W, 3] RGB, upright.
+    grid: float32 [h, w], the signed map over the model's input before ReLU and scaling: comparable across questions.
+    target_grid, contrast_grid: the same method's maps of the target alone and of the contrasts' mean alone.
+    similarities: text -> cosine; probabilities: text -> softmax over target and contrasts at the model's logit scale.
+    """
+
+    image: NDArray[np.uint8]
+    geometry: Geometry
+    grid: NDArray[np.float32]
+    target: str
+    contrasts: tuple[str, ...]
+    target_grid: NDArray[np.float32]
+    contrast_grid: NDArray[np.float32] | None
+    similarities: dict[str, float]
+    probabilities: dict[str, float]
+    options: Options
+    model: str
+    pretrained: str
+
+    @cached_property
+    def heatmap(self) -> NDArray[np.float32]:
+        """float32 [H, W] in 0..1, on the pixels of the input image; 0 where preprocessing cropped the image away.
+
+        The positive part of the map over its largest absolute value: where the evidence is mostly against the target,
+        the little that speaks for it stays faint instead of being stretched to 1.
+        """
+        return self.geometry.to_image(self._positive(self.grid, float(np.abs(self.grid).max())))
+
+    @property
+    def caution(self) -> str | None:
+        """One sentence if the map should not be taken at its word: the target is probably not there. Else None."""
+        if self.pretrained == "random":
+            return "random weights: this map means nothing"
+        if not (self.grid > 0).any():
+            return "nothing in the image speaks for the target"
+        best = max(self.similarities, key=lambda text: self.similarities[text])
+        if best != self.target:
+            return f"the image fits '{best}' better: the target may not be there"
+        return None
+
+    @property
+    def peak(self) -> tuple[int, int] | None:
+        """(x, y) of the hottest pixel, or None where nothing speaks for the target."""
+        if not self.heatmap.any():
+            return None
+        y, x = np.unravel_index(int(self.heatmap.argmax()), self.heatmap.shape)
+        return int(x), int(y)
+
+    def boxes(self, threshold: float = 0.5) -> list[Box]:
+        """Boxes (x0, y0, x1, y1, score) of the connected regions where the heatmap is at least `threshold`.
+
+        In pixels of the image, x1 and y1 one past the last; the score is the region's hottest value; best first.
+        """
+        if not 0 < threshold <= 1:
+            raise InputError(f"the threshold of boxes lies above 0 and up to 1, as 0.5; not {threshold}")
+        count, labels, stats, _ = cv2.connectedComponentsWithStats((self.heatmap >= threshold).astype(np.uint8))
+        found = []
+        for i in range(1, count):
+            x, y, w, h = (int(v) for v in stats[i, :4])
+            window = slice(y, y + h), slice(x, x + w)
+            score = float(self.heatmap[window][labels[window] == i].max())
+            found.append((x, y, x + w, y + h, score))
+        return sorted(found, key=lambda box: -box[4])
+
+    def overlay(self, opacity: float = 0.85) -> NDArray[np.uint8]:
+        """The heatmap over the image in grey, uint8 [H, W, 3]. opacity: of the hottest pixel, 0..1."""
+        return render.overlay(self.image, self.heatmap, opacity=opacity, seen=self.geometry.seen)
+
+    def panel(self) -> NDArray[np.uint8]:
+        """Image | target alone | contrasts alone | difference, with texts and scores: uint8 [h, w, 3]."""
+        scale = float(np.abs(self.target_grid).max())  # one scale for both, so that they can be compared
+        if self.contrast_grid is not None:
+            scale = max(scale, float(np.abs(self.contrast_grid).max()))
+        tiles = [render.Tile(self.image, "image", f"{self.model} · {self.options.method}")]
+        score = f"cosine {self.similarities[self.target]:.3f}   p {self.probabilities[self.target]:.2f}"
+        tiles.append(self._tile(self.target_grid, scale, "target alone", f"{self.target}\n{score}"))
+        if self.contrast_grid is not None:
+            lines = [
+                f"{text}   cosine {self.similarities[text]:.3f}   p {self.probabilities[text]:.2f}"
+                for text in self.contrasts[:3]
+            ]
+            more = [f"and {len(self.contrasts) - 3} more"] if len(self.contrasts) > 3 else []
+            tiles.append(self._tile(self.contrast_grid, scale, "contrast alone", "\n".join(lines + more)))
+            difference = f"{self.options.objective}, gamma {self.options.gamma:g}"
+            overlay = self.overlay()
+            tiles.append(render.Tile(overlay, "difference", self.caution or difference, self.peak, bool(self.caution)))
+        elif self.caution:
+            tiles[-1] = render.Tile(tiles[-1].image, "target alone", f"{self.target}\n{self.caution}", None, True)
+        return render.panel(tiles)
+
+    def save(self, path: str | Path) -> Path:
+        """Writes the `panel` as .png, .jpg or .webp: whole, or not at all.
+
+        Raises:
+            InputError: the ending is another, or the place cannot be written to.
+        """
+        return render.write_picture(path, self.panel())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the pixels, ready for JSON: question, scores, grid, peak, boxes, options, model, version."""
+        return {
+            "target": self.target,
+            "contrasts": list(self.contrasts),
+            "similarities": self.similarities,
+            "probabilities": self.probabilities,
+            "caution": self.caution,
+            "peak": self.peak,
+            "boxes": self.boxes(),
+            "grid": np.round(self.grid.astype(float), 6).tolist(),
+            "image_size": {"width": self.image.shape[1], "height": self.image.shape[0]},
+            "seen": self.geometry.seen,
+            "options": {name: _plain(value) for name, value in vars(self.options).items()},
+            "model": self.model,
+            "pretrained": self.pretrained,
+            "version": __version__,
+        }
+
+    def to_json(self) -> str:
+        """`to_dict` as JSON text."""
+        return json.dumps(self.to_dict(), ensure_ascii=False)
+
+    def _tile(self, grid: NDArray[np.float32], scale: float, title: str, caption: str) -> render.Tile:
+        heat = self.geometry.to_image(self._positive(grid, scale))
+        return render.Tile(render.overlay(self.image, heat, seen=self.geometry.seen), title, caption)
+
+    @staticmethod
+    def _positive(grid: NDArray[np.float32], scale: float) -> NDArray[np.float32]:
+        return np.maximum(grid, 0) / scale if scale > 0 else np.zeros_like(grid)
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else list(value) if isinstance(value, (tuple, list)) else value

@@ -1,0 +1,173 @@
+"""Loading: names, tags and files to a model with its tokenizer and preprocessing. open_clip does the loading."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import pickle
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from finercam_clip.errors import InputError
+from finercam_clip.families import family_of_config
+from finercam_clip.prompts import Tokenizer
+
+BUNDLED = "aviary"
+BUNDLED_FOLDER = Path(__file__).parent / "aviary" / "weights"
+PRECISIONS = ("fp32", "fp16", "bf16")
+
+
+@dataclass(frozen=True, eq=False)
+class LoadedModel:
+    """A CLIP model ready to use.
+
+    name, pretrained: where it came from; preprocess: PIL RGB image -> [3, H, W]; preprocess_cfg: open_clip's settings of
+    it; known_tokens: bool [vocabulary], which rows of the token table were ever trained, or None if all were.
+    """
+
+    name: str
+    pretrained: str
+    model: nn.Module
+    preprocess: Callable[[Image.Image], Tensor]
+    preprocess_cfg: dict[str, Any]
+    tokenizer: Tokenizer
+    known_tokens: Tensor | None
+    device: torch.device
+
+
+def load_model(
+    name: str | None = None, pretrained: str | None = None, device: str | None = None, precision: str = "fp32"
+) -> LoadedModel:
+    """Loads the bundled model (no name), an architecture of open_clip with a pretrained tag or a checkpoint file, or
+    "hf-hub:org/repo". pretrained="random" gives untrained weights, with a warning.
+
+    device: "cuda", "cpu", "mps", ...; by default CUDA where there is one, else the CPU. precision: fp32, fp16 or bf16.
+
+    Raises:
+        InputError: the name, tag, file, device or precision cannot be used; says which can.
+    """
+    if precision not in PRECISIONS:
+        raise InputError(f"there is no precision '{precision}'; there are {', '.join(PRECISIONS)}")
+    place = _device(device)
+    if name is None or name == BUNDLED:
+        if pretrained is not None:
+            raise InputError("the bundled model has its own weights; name an architecture to go with --pretrained")
+        source, tag = f"local-dir:{BUNDLED_FOLDER}", None
+    elif name.startswith(("hf-hub:", "local-dir:")):
+        if pretrained is not None:
+            raise InputError(f"{name} brings its own weights; leave pretrained out")
+        source, tag = name, None
+    else:
+        source, tag = name, check_pretrained(name, pretrained)
+    if tag == "random":
+        warnings.warn(f"{name} with RANDOM weights: its heatmaps mean nothing; for tests and benchmarks", stacklevel=3)
+    with _loading_errors(name or BUNDLED, tag):
+        model, _, preprocess = open_clip.create_model_and_transforms(
+            source, pretrained=None if tag == "random" else tag, device=place, precision=precision
+        )
+        tokenizer = open_clip.get_tokenizer(source)
+    model.eval().requires_grad_(False)
+    table = _token_table(model)
+    known = (table != 0).any(1) if table is not None else None
+    return LoadedModel(
+        name=name or BUNDLED,
+        pretrained=tag or "bundled" if source.endswith(str(BUNDLED_FOLDER)) else tag or name or "",
+        model=model,
+        preprocess=preprocess,
+        preprocess_cfg=dict(open_clip.get_model_preprocess_cfg(model)),
+        tokenizer=tokenizer,
+        known_tokens=None if known is None or bool(known.all()) else known,
+        device=place,
+    )
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A model that can be named: its family (None: not supported yet) and the weights it can be had with."""
+
+    name: str
+    family: str | None
+    weights: tuple[str, ...]
+
+
+def list_models() -> list[Listed]:
+    """The bundled model and every architecture of open_clip, in its order."""
+    listed = [Listed(BUNDLED, family_of_config(_vision_config(f"local-dir:{BUNDLED_FOLDER}")), ("bundled",))]
+    for name in open_clip.list_models():
+        tags = tuple(open_clip.list_pretrained_tags_by_model(name))
+        listed.append(Listed(name, family_of_config(_vision_config(name)), tags))
+    return listed
+
+
+def _vision_config(name: str) -> dict[str, Any]:
+    return dict(open_clip.get_model_config(name)["vision_cfg"])
+
+
+def check_pretrained(name: str, pretrained: str | None) -> str:
+    """The tag or checkpoint file, checked against what open_clip knows of `name`."""
+    if name not in open_clip.list_models():
+        close = difflib.get_close_matches(name, open_clip.list_models(), n=4, cutoff=0.5)
+        hint = f"; did you mean {', '.join(close)}?" if close else ""
+        raise InputError(f"open_clip has no architecture '{name}'{hint} (finercam-clip models lists them)")
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    if pretrained is None:
+        options = ", ".join(tags) if tags else "none are published"
+        raise InputError(f"{name} needs weights: its pretrained tags are {options}; or a checkpoint file, or 'random'")
+    if pretrained == "random" or pretrained in tags:
+        return pretrained
+    if Path(pretrained).is_file():
+        return pretrained
+    if Path(pretrained).suffix or "/" in pretrained:
+        raise InputError(f"{pretrained}: no such checkpoint file")
+    raise InputError(f"{name} has no pretrained tag '{pretrained}'; it has {', '.join(tags) or 'none'}; or a checkpoint file")
+
+
+def _device(device: str | None) -> torch.device:
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        place = torch.device(device)
+        torch.empty(1, device=place)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"the device '{device}' cannot be used here ({reason}); leave it out to use what there is") from error
+    return place
+
+
+def _token_table(model: nn.Module) -> Tensor | None:
+    for owner in (model, getattr(model, "text", None)):
+        table = getattr(owner, "token_embedding", None)
+        if isinstance(table, nn.Embedding):
+            return table.weight
+    return None
+
+
+@contextmanager
+def _loading_errors(name: str, tag: str | None) -> Iterator[None]:
+    """open_clip's own log lines held back, and its many exceptions turned into one line."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    except InputError:
+        raise
+    except pickle.UnpicklingError as error:
+        raise InputError(f"{tag} is not a plain checkpoint: it holds code or objects, which are never executed") from error
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if "size mismatch" in str(error) or "Missing key" in str(error) or "Unexpected key" in str(error):
+            raise InputError(f"the checkpoint {tag} does not fit {name}: it is of another architecture") from error
+        if tag and Path(tag).is_file():
+            raise InputError(f"{tag} cannot be read as a checkpoint: {reason[:200]}") from error
+        raise InputError(f"{name} ({tag or 'its own weights'}) could not be loaded: {reason[:300]}") from error
+    finally:
+        logging.disable(level)

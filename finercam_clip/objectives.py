@@ -1,0 +1,89 @@
+"""What is explained: functions of the similarities s = [s_target, s_contrast_1, ...] that give one number a question.
+
+s is [..., 1 + contrasts], scaled by the model's logit scale; the result is [...]. By the chain rule everything about a
+question is one direction in embedding space, d = scale * T^T dL/ds with T the unit-norm text embeddings (`directions`).
+Finer-CAM is such a function, not a CAM method of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from finercam_clip.errors import InputError
+
+
+def similarity(s: Tensor, gamma: float) -> Tensor:
+    """The target's similarity alone: the base method, whatever the contrasts."""
+    return s[..., 0]
+
+
+def probability(s: Tensor, gamma: float) -> Tensor:
+    """The target's softmax probability among target and contrasts, as CLIP-ES explains it (Lin et al., CVPR 2023).
+
+    In float32 its gradient vanishes once the target leads by a logit gap of about 20.
+    """
+    return s.softmax(-1)[..., 0]
+
+
+def finer(s: Tensor, gamma: float) -> Tensor:
+    """Finer-CAM (Zhang et al., CVPR 2025): the mean over contrasts of s_target - gamma * s_contrast.
+
+    gamma = 0, or no contrasts, is the target's similarity: exactly the base method.
+    """
+    return s[..., 0] - gamma * s[..., 1:].mean(-1) if s.shape[-1] > 1 else s[..., 0]
+
+
+def finer_softmax(s: Tensor, gamma: float) -> Tensor:
+    """The difference as upstream's code weighs it: sum p_i (s_target - gamma s_i) / sum p_i over contrasts, p = softmax(s).
+
+    The weights are held constant. With the gradient through them (`finer_softmax_upstream`) a contrast's sign flips
+    once its logit gap is large, and the map shows the contrast where it should show the target.
+    """
+    return _weighted_difference(s, gamma, s.softmax(-1).detach())
+
+
+def finer_softmax_upstream(s: Tensor, gamma: float) -> Tensor:
+    """`finer_softmax` with the gradient through the weights, as in upstream's FinerWeightedTarget. For parity only."""
+    return _weighted_difference(s, gamma, s.softmax(-1))
+
+
+def _weighted_difference(s: Tensor, gamma: float, p: Tensor) -> Tensor:
+    if s.shape[-1] == 1:
+        return s[..., 0]
+    return (p[..., 1:] * (s[..., :1] - gamma * s[..., 1:])).sum(-1) / (p[..., 1:].sum(-1) + 1e-9)
+
+
+Objective = Callable[[Tensor, float], Tensor]
+OBJECTIVES: dict[str, Objective] = {
+    "finer": finer,
+    "similarity": similarity,
+    "probability": probability,
+    "finer-softmax": finer_softmax,
+    "finer-softmax-upstream": finer_softmax_upstream,
+}
+
+
+def objective_named(name: str) -> Objective:
+    """Raises InputError for a name that is not in OBJECTIVES."""
+    if name not in OBJECTIVES:
+        raise InputError(f"there is no objective '{name}'; there are {', '.join(OBJECTIVES)}")
+    return OBJECTIVES[name]
+
+
+def directions(
+    objective: Objective, targets: Tensor, contrasts: Tensor, embedding: Tensor, *, scale: float, gamma: float
+) -> Tensor:
+    """d = scale * T^T dL/ds at s = scale * T f, one direction a question: [K, D].
+
+    targets: [K, D], one a question; contrasts: [M, D], the same for every question; embedding: f [D]; all unit norm.
+    scale: the model's logit scale.
+    """
+    own = (targets @ embedding)[:, None]
+    others = (contrasts @ embedding).expand(len(targets), -1)
+    with torch.enable_grad():
+        s = (scale * torch.cat([own, others], 1)).detach().requires_grad_()
+        (slopes,) = torch.autograd.grad(objective(s, gamma).sum(), s)
+    return scale * (slopes[:, :1] * targets + slopes[:, 1:] @ contrasts)

@@ -1,0 +1,27 @@
+"""The only source of defaults, for the Python API and the command line alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a question is answered.
+
+    method: how the map is made, a name in `methods.METHODS`.
+    gamma: comparison strength, 0 and up (the paper's default is 0.6); 0 is the plain method.
+    objective: what is explained, a name in `objectives.OBJECTIVES`.
+    pooling: "model", as the image tower pools, or "mean", the mean of the patch tokens (CLIP-ES).
+    templates: ways to write a concept: a name in prompts/, a text file, or texts with "{}"; None is the text itself.
+    vocabulary: concepts to take contrasts from: a name in prompts/, a text file, or texts.
+    """
+
+    method: str = "gradcam"
+    gamma: float = 0.6
+    objective: str = "finer"
+    pooling: str = "model"
+    templates: str | Path | Sequence[str] | None = None
+    vocabulary: str | Path | Sequence[str] | None = None

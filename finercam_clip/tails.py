@@ -1,0 +1,123 @@
+"""From the activations at the target layer to the image embedding, and back: f and its Jacobian J = df/dA.
+
+Two kinds of tail give the same numbers (a test says so):
+
+* `AutogradTail`: the graph from A to f as torch recorded it. Works for any tower and any pooling.
+* `ClassTokenTail`: towers that pool the class token. After the last block only that token's row of attention is read, so
+  all of J passes through its C attention outputs o. Grad-CAM's gradient is then the gradient at a shift shared by all
+  patches, HiResCAM's at a gate on each patch, and both are products of o's cotangent with features known in closed form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+class Tail(Protocol):
+    """activations: A, float32 [N, C], the patch tokens at the target layer; embedding: f, float32 [D], unit norm."""
+
+    @property
+    def activations(self) -> Tensor: ...
+
+    @property
+    def embedding(self) -> Tensor: ...
+
+    def gradients(self, directions: Tensor) -> Iterator[Tensor]:
+        """J^T d, [N, C], for each direction d of `directions` [K, D]."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class AutogradTail:
+    """The recorded graph. `leaf`: [1, prefix + N, C], where it starts; `output`: f [D] with its graph."""
+
+    leaf: Tensor
+    output: Tensor
+    prefix: int
+
+    @property
+    def activations(self) -> Tensor:
+        return self.leaf.detach()[0, self.prefix :].float()
+
+    @property
+    def embedding(self) -> Tensor:
+        return self.output.detach()
+
+    def gradients(self, directions: Tensor) -> Iterator[Tensor]:
+        for d in directions:
+            norm = d.norm().clamp_min(1e-12)  # unit cotangents: half precision neither overflows nor underflows
+            (gradient,) = torch.autograd.grad(self.output, self.leaf, d / norm, retain_graph=True)
+            yield gradient[0, self.prefix :].float() * norm
+
+
+@dataclass(frozen=True, eq=False)
+class ClassTokenTail:
+    """The last block's class-token row, H heads of width c (C = H c). Float32 but for the modules.
+
+    activations: A [N, C]; weights: attention p of the class token on each patch [N, H]; content: value vectors without
+    their bias, W_v a_n, [N, H, c]; bias: of the values [H, c]; match: the part of each score that is linear in a_n,
+    q . W_k a_n / sqrt(c), [N, H]; attended: o, the attention output before its projection [H, c]; query_keys: q W_k /
+    sqrt(c), the gradient of a score at a_n [H, C]; value_weight: W_v [H, c, C]; finish: the rest of the tower, from rows
+    of o [K, C] to rows of f [K, D].
+    """
+
+    activations: Tensor
+    weights: Tensor
+    content: Tensor
+    bias: Tensor
+    match: Tensor
+    attended: Tensor
+    query_keys: Tensor
+    value_weight: Tensor
+    finish: Callable[[Tensor], Tensor]
+
+    @cached_property
+    def embedding(self) -> Tensor:
+        with torch.no_grad():
+            return self.finish(self.attended.reshape(1, -1))[0]
+
+    def pull_back(self, directions: Tensor) -> Tensor:
+        """Cotangents at o, [K, C], for directions [K, D]: one batch of matrix products through the last MLP."""
+        norms = directions.norm(dim=1, keepdim=True).clamp_min(1e-12)
+        with torch.enable_grad():
+            o = self.attended.reshape(1, -1).detach().requires_grad_()
+            f = self.finish(o)
+        unit = (directions / norms)[:, None]
+        (cotangents,) = torch.autograd.grad(f, o, unit, is_grads_batched=True)
+        return cotangents[:, 0].float() * norms
+
+    def shift_features(self) -> Tensor:
+        """[N, C]: its product with o's cotangent is Grad-CAM's map, A times the mean gradient over patches.
+
+        A shift of all patches adds one number to every patch's score and the patches' total attention to the values.
+        """
+        mass = self.weights.sum(0)[:, None]
+        pulled = torch.einsum("nh,nhc->hc", self.weights, self.content + self.bias - self.attended)
+        features = mass * self.content + self.match[..., None] * pulled
+        return features.flatten(1) / len(self.weights)
+
+    def gate_features(self) -> Tensor:
+        """[N, C]: its product with o's cotangent is HiResCAM's map, A times its own gradient at each patch."""
+        lift = self.content + self.bias - self.attended
+        return (self.weights[..., None] * (self.content + self.match[..., None] * lift)).flatten(1)
+
+    def gradients(self, directions: Tensor) -> Iterator[Tensor]:
+        """dL/da_n = sum over heads of p_n (W_v^T c + (c . (v_n - o)) W_k^T q / sqrt(c)), c the cotangent at o."""
+        lift = self.content + self.bias - self.attended
+        for cotangent in self.pull_back(directions):
+            heads = cotangent.view_as(self.attended)
+            through_values = torch.einsum("hc,hck->hk", heads, self.value_weight)
+            through_scores = torch.einsum("hc,nhc->nh", heads, lift)
+            yield self.weights @ through_values + (self.weights * through_scores) @ self.query_keys
+
+
+def unit_norm(features: Tensor) -> Tensor:
+    """Rows of unit norm, in float32 whatever the model computes in."""
+    return F.normalize(features.float(), dim=-1)
