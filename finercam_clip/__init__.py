@@ -2,7 +2,7 @@
 
     import finercam_clip
     explainer = finercam_clip.load()
-    explanation = explainer.explain("bird.jpg", target="a bird with a red crown", contrasts=["a bird with a blue crown"])
+    explanation = explainer.explain("bird.jpg", target="a red crown", contrasts=["a blue crown"])
     explanation.save("crown.png")
 
 Names are imported when first used, so that `finercam-clip --help` does not wait for torch.

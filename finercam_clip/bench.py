@@ -1,4 +1,4 @@
-"""What a question costs: time and peak memory of this toolkit and of the grad-cam package beside a bare forward pass."""
+"""What a question costs: time and peak memory of this toolkit and of the grad-cam package beside a bare forward."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -35,7 +36,7 @@ class Row:
 
 
 def bench(explainer: Explainer, *, runs: int = 7, progress: Callable[[str], None] = lambda line: None) -> list[Row]:
-    """Measures one image of random pixels; texts are embedded beforehand. `runs` rounds, every candidate once a round."""
+    """Measures one image of random pixels; texts are embedded beforehand. Each of `runs` rounds runs everything."""
     loaded = explainer.loaded
     visual = loaded.model.visual
     size = to_2tuple(visual.image_size)
@@ -61,7 +62,7 @@ def bench(explainer: Explainer, *, runs: int = 7, progress: Callable[[str], None
     if find_spec("pytorch_grad_cam"):
         for n in QUESTIONS[:2]:
             name = f"grad-cam FinerCAM, {n} question{'s' if n > 1 else ''}"
-            candidates[name] = lambda n=n: _grad_cam_package(visual, pixels, texts, n, explainer.scale)
+            candidates[name] = partial(_grad_cam_package, visual, pixels, texts, n, explainer.scale)
 
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     for round_ in range(-1, runs):  # the first round warms up and is not counted
@@ -134,10 +135,11 @@ class Similarities(nn.Module):
         self.visual, self.texts, self.scale = visual, texts, scale
 
     def forward(self, pixels: Tensor) -> Tensor:
-        return self.scale * unit_norm(self.visual(pixels)) @ self.texts.T
+        similarities: Tensor = self.scale * unit_norm(self.visual(pixels)) @ self.texts.T
+        return similarities
 
 
-def _grad_cam_package(visual: nn.Module, pixels: Tensor, texts: Tensor, questions: int, scale: float) -> None:
+def _grad_cam_package(visual: Any, pixels: Tensor, texts: Tensor, questions: int, scale: float) -> None:
     """The grad-cam package's FinerCAM, one question after the other, each against one contrast."""
     from pytorch_grad_cam import FinerCAM, GradCAM
 
@@ -147,8 +149,13 @@ def _grad_cam_package(visual: nn.Module, pixels: Tensor, texts: Tensor, question
     def grid(tokens: Tensor) -> Tensor:
         return tokens[:, family.prefix :].reshape(-1, h, w, tokens.shape[-1]).permute(0, 3, 1, 2)
 
-    for i in range(questions):
-        classifier = Similarities(visual, texts[[i, -1]], scale)
-        layers = [family.target_layer(visual)]
-        with FinerCAM(classifier, layers, reshape_transform=grid, base_method=GradCAM) as cam:
-            cam(input_tensor=pixels, target_idx=0, comparison_categories=[1], alpha=0.6)
+    visual.requires_grad_(True)  # as its users have it: with a frozen model it finds no graph to go back through
+    try:
+        for i in range(questions):
+            classifier = Similarities(visual, texts[[i, -1]], scale)
+            layers = [family.target_layer(visual)]
+            with FinerCAM(classifier, layers, reshape_transform=grid, base_method=GradCAM) as cam:
+                cam(input_tensor=pixels, target_idx=0, comparison_categories=[1], alpha=0.6)
+    finally:
+        visual.zero_grad(set_to_none=True)
+        visual.requires_grad_(False)

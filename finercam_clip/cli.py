@@ -41,8 +41,12 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     explain.add_argument("image", type=Path, help="an image file")
-    explain.add_argument("--target", required=True, action="append", help="the concept; repeat for an ensemble of texts")
-    explain.add_argument("--contrast", action="append", default=[], help="what it is told apart from; repeat for several")
+    explain.add_argument(
+        "--target", required=True, action="append", help="the concept; repeat for an ensemble of texts"
+    )
+    explain.add_argument(
+        "--contrast", action="append", default=[], help="what it is told apart from; repeat for several"
+    )
     explain.add_argument("--nearest", type=int, metavar="N", help="N contrasts: the nearest concepts of --vocabulary")
     explain.add_argument("--vocabulary", help="concepts to take contrasts from: a name in prompts/ or a text file")
     explain.add_argument("--templates", help="ways to write a concept: a name in prompts/ or a text file")
@@ -64,6 +68,16 @@ def build_parser() -> argparse.ArgumentParser:
     bench.add_argument("--json", action="store_true", help="print as JSON")
     _add_model_arguments(bench)
     bench.set_defaults(run=_bench)
+
+    evaluate = commands.add_parser("evaluate", help="ask a world whose answers are known to the pixel")
+    evaluate.add_argument("world", choices=["aviary"], help="the drawn birds of the bundled model")
+    evaluate.add_argument("--questions", type=int, default=200, help="held-out questions of each kind (%(default)s)")
+    evaluate.add_argument("--seed", type=int, default=0, help="the first question's seed (%(default)s)")
+    evaluate.add_argument("--method", action="append", help="repeat for several (default: all)")
+    evaluate.add_argument("--objective", action="append", help="repeat for several (default: similarity and finer)")
+    evaluate.add_argument("--json", action="store_true", help="print as JSON")
+    _add_model_arguments(evaluate)
+    evaluate.set_defaults(run=_evaluate)
     return parser
 
 
@@ -139,6 +153,21 @@ def _bench(arguments: argparse.Namespace) -> None:
     if arguments.runs < 1:
         raise InputError(f"--runs is a number from 1 up, not {arguments.runs}")
     rows = bench(_load(arguments), runs=arguments.runs, progress=_say)
+    print(json.dumps([vars(row) for row in rows]) if arguments.json else format_table(rows))
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    from finercam_clip.aviary.benchmark import evaluate, format_table
+    from finercam_clip.methods import METHODS
+
+    rows = evaluate(
+        _load(arguments),
+        methods=arguments.method or list(METHODS),
+        objectives=arguments.objective or ["similarity", "finer"],
+        questions=arguments.questions,
+        seed=arguments.seed,
+        progress=_say,
+    )
     print(json.dumps([vars(row) for row in rows]) if arguments.json else format_table(rows))
 
 

@@ -1,8 +1,8 @@
 """The straight path from image and text to heatmap: load -> encode -> explain. Read it top to bottom.
 
-    image ── preprocess ── image tower, cut at the target layer ──► ImageEncoding (A, grid, f, J)
-    texts ── templates ── tokenize ── text tower ──► T ── objective ──► direction d
-    ImageEncoding x d ── method ──► signed map [h, w] ──► Explanation
+image ── preprocess ── image tower, cut at the target layer ──► ImageEncoding (A, grid, f, J)
+texts ── templates ── tokenize ── text tower ──► T ── objective ──► direction d
+ImageEncoding x d ── method ──► signed map [h, w] ──► Explanation
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from finercam_clip.tails import Tail, unit_norm
 
 _BATCH = 32  # images a forward pass
 _TEXT_BATCH = 256
+_DIRECTIONS = 64  # pulled back at a time: more are no faster and need more memory
 
 
 def load(
@@ -80,7 +81,7 @@ class Explainer:
         return self.encode(image, pooling=options.pooling).explain(target, contrasts, **changes)
 
     @overload
-    def encode(self, images: ImageInput, *, pooling: str = ...) -> ImageEncoding: ...
+    def encode(self, images: ImageInput, *, pooling: str = ...) -> ImageEncoding: ...  # type: ignore[overload-overlap]
     @overload
     def encode(self, images: Sequence[ImageInput], *, pooling: str = ...) -> list[ImageEncoding]: ...
     def encode(
@@ -116,15 +117,16 @@ class Explainer:
         encoded = torch.cat(
             [
                 unit_norm(self.loaded.model.encode_text(chunk.to(self.loaded.device)))
-                for chunk in tokens.split(_TEXT_BATCH)
+                for chunk in torch.split(tokens, _TEXT_BATCH)
             ]
         )
-        return unit_norm(torch.stack([part.mean(0) for part in encoded.split([len(texts) for texts in written])]))
+        parts = torch.split(encoded, [len(texts) for texts in written])
+        return unit_norm(torch.stack([part.mean(0) for part in parts]))
 
     def _question(
         self, target: Text, contrasts: Sequence[Text] | int, options: Options
     ) -> tuple[list[Concept], list[str]]:
-        """Target first, then contrasts, checked; and the templates. Picks contrasts from the vocabulary for a number."""
+        """The checked concepts, target first, and the templates. A number of contrasts is taken from the vocabulary."""
         wanted = prompts.concept(target, "target")
         templates = prompts.templates_of(options.templates)
         if isinstance(contrasts, int):
@@ -240,15 +242,19 @@ class ImageEncoding:
         space is computed once and the rest is a matrix product.
         """
         if len(directions) < directions.shape[1]:
-            maps = method_named(method)(self.tail, directions)
+            maps = self._pulled_back(directions, method)
         else:
             maps = directions @ self._axis_maps(method)
-        return maps.detach().reshape(-1, *self.grid).cpu().numpy()
+        return maps.reshape(-1, *self.grid).cpu().numpy()
+
+    def _pulled_back(self, directions: Tensor, method: str) -> Tensor:
+        chunks = torch.split(directions, _DIRECTIONS)
+        return torch.cat([method_named(method)(self.tail, chunk).detach() for chunk in chunks])
 
     def _axis_maps(self, method: str) -> Tensor:
         if method not in self._axis_maps_of:
             axes = torch.eye(len(self.tail.embedding), device=self.tail.embedding.device)
-            self._axis_maps_of[method] = method_named(method)(self.tail, axes).detach()
+            self._axis_maps_of[method] = self._pulled_back(axes, method)
         return self._axis_maps_of[method]
 
     @cached_property

@@ -151,7 +151,7 @@ class Explanation:
 
     @staticmethod
     def _positive(grid: NDArray[np.float32], scale: float) -> NDArray[np.float32]:
-        return np.maximum(grid, 0) / scale if scale > 0 else np.zeros_like(grid)
+        return np.maximum(grid, 0) / np.float32(scale) if scale > 0 else np.zeros_like(grid)
 
 
 def _plain(value: Any) -> Any:

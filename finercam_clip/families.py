@@ -19,6 +19,7 @@ from finercam_clip.errors import InputError
 from finercam_clip.tails import AutogradTail, ClassTokenTail, Tail, unit_norm
 
 POOLINGS = ("model", "mean")
+Tower = Any  # an nn.Module with open_clip's attributes, which torch's types do not know
 
 
 @dataclass(frozen=True)
@@ -34,15 +35,15 @@ class Family:
     """
 
     name: str
-    matches: Callable[[nn.Module], bool]
+    matches: Callable[[Tower], bool]
     matches_config: Callable[[dict[str, Any]], bool]
-    target_layer: Callable[[nn.Module], nn.Module]
+    target_layer: Callable[[Tower], nn.Module]
     prefix: int
-    grid: Callable[[nn.Module, tuple[int, int]], tuple[int, int]]
-    encode: Callable[[nn.Module, Tensor, str], list[Tail]]
+    grid: Callable[[Tower, tuple[int, int]], tuple[int, int]]
+    encode: Callable[[Tower, Tensor, str], list[Tail]]
 
 
-def family_of(visual: nn.Module) -> Family:
+def family_of(visual: Tower) -> Family:
     """The family of an image tower.
 
     Raises:
@@ -63,26 +64,27 @@ def family_of_config(config: dict[str, Any]) -> str | None:
     return next((family.name for family in FAMILIES if family.matches_config(config)), None)
 
 
-# ------------------------------------------------------------------------------------- native ViT (open_clip's own code)
+# ------------------------------------------------------------------------------------ native ViT (open_clip's own code)
 
 
-def _vit_target_layer(visual: nn.Module) -> nn.Module:
+def _vit_target_layer(visual: Tower) -> nn.Module:
     # ln_1 of the last block, as CLIP-ES and grad-cam's users have it: after it, patches reach a class token only as
     # keys and values, and what comes later gets no gradient at all.
-    return visual.transformer.resblocks[-1].ln_1
+    layer: nn.Module = visual.transformer.resblocks[-1].ln_1
+    return layer
 
 
-def _vit_grid(visual: nn.Module, size: tuple[int, int]) -> tuple[int, int]:
+def _vit_grid(visual: Tower, size: tuple[int, int]) -> tuple[int, int]:
     return size[0] // visual.patch_size[0], size[1] // visual.patch_size[1]
 
 
-def _vit_encode(visual: nn.Module, pixels: Tensor, pooling: str) -> list[Tail]:
+def _vit_encode(visual: Tower, pixels: Tensor, pooling: str) -> list[Tail]:
     if pooling == "model" and _pools_class_token(visual):
         return list(_class_token_tails(visual, pixels))
     return [_autograd_tail(visual, image[None], pooling) for image in pixels]
 
 
-def _pools_class_token(visual: nn.Module) -> bool:
+def _pools_class_token(visual: Tower) -> bool:
     block = visual.transformer.resblocks[-1]
     return (
         visual.pool_type == "tok"
@@ -97,7 +99,7 @@ def _pools_class_token(visual: nn.Module) -> bool:
 
 
 @torch.no_grad()
-def _class_token_tails(visual: nn.Module, pixels: Tensor) -> Iterator[ClassTokenTail]:
+def _class_token_tails(visual: Tower, pixels: Tensor) -> Iterator[ClassTokenTail]:
     """All blocks but the last, then of the last only what the class token reads (see `ClassTokenTail`)."""
     blocks = visual.transformer.resblocks
     found = visual.forward_intermediates(
@@ -120,7 +122,7 @@ def _class_token_tails(visual: nn.Module, pixels: Tensor) -> Iterator[ClassToken
     valued = F.linear(tokens, weight[2 * width :])
 
     def split(x: Tensor) -> Tensor:
-        return x.float().unflatten(-1, (heads, -1))
+        return x.float().view(*x.shape[:-1], heads, -1)
 
     queries = split(query) * (width // heads) ** -0.5
     match = torch.einsum("bhc,bnhc->bnh", queries, split(keyed))
@@ -129,7 +131,7 @@ def _class_token_tails(visual: nn.Module, pixels: Tensor) -> Iterator[ClassToken
     value_bias = split(bias[2 * width :])
     content = split(valued)
     attended = torch.einsum("bnh,bnhc->bhc", weights, content) + value_bias
-    key_weight, value_weight = (w.float().unflatten(0, (heads, -1)) for w in weight[width:].chunk(2))
+    key_weight, value_weight = (w.float().view(heads, -1, width) for w in weight[width:].chunk(2))
     query_keys = torch.einsum("bhc,hck->bhk", queries, key_weight)
     for i in range(len(pixels)):
         yield ClassTokenTail(
@@ -145,7 +147,7 @@ def _class_token_tails(visual: nn.Module, pixels: Tensor) -> Iterator[ClassToken
         )
 
 
-def _class_token_finish(visual: nn.Module, residual: Tensor) -> Callable[[Tensor], Tensor]:
+def _class_token_finish(visual: Tower, residual: Tensor) -> Callable[[Tensor], Tensor]:
     """From the class token's attention output, before its projection, to the unit-norm embedding."""
     block = visual.transformer.resblocks[-1]
 
@@ -158,7 +160,7 @@ def _class_token_finish(visual: nn.Module, residual: Tensor) -> Callable[[Tensor
     return finish
 
 
-def _autograd_tail(visual: nn.Module, pixels: Tensor, pooling: str) -> AutogradTail:
+def _autograd_tail(visual: Tower, pixels: Tensor, pooling: str) -> AutogradTail:
     """A plain forward with the target layer's output made a leaf: torch records the graph from there on only."""
     kept: dict[str, Tensor] = {}
 
@@ -185,10 +187,11 @@ def _autograd_tail(visual: nn.Module, pixels: Tensor, pooling: str) -> AutogradT
             handle.remove()
 
 
-def _mean_of_patches(visual: nn.Module, tokens: Tensor) -> Tensor:
+def _mean_of_patches(visual: Tower, tokens: Tensor) -> Tensor:
     """CLIP-ES's pooling: proj of the mean patch token of ln_post, the class token left out."""
     if visual.attn_pool is not None:
         raise InputError("pooling 'mean' needs a tower without attention pooling; use pooling 'model'")
+    pooled: Tensor
     if visual.final_ln_after_pool:
         pooled = visual.ln_post(tokens[:, 1:].mean(1))
     else:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from finercam_clip.errors import InputError
 
 ImageInput = str | Path | Image.Image | NDArray[np.uint8]
 
-MAX_PIXELS = 200_000_000
+MAX_PIXELS = 175_000_000  # a little under Pillow's own limit
 MAX_ASPECT = 50  # beyond this a centre crop would show less than a fiftieth of the picture
 
 
@@ -30,40 +32,48 @@ def read_image(source: ImageInput) -> Image.Image:
     if isinstance(source, np.ndarray):
         return _from_array(source)
     if isinstance(source, Image.Image):
-        return _check_shape(_to_rgb(source, "the image"), "the image")
+        with _decoding_errors("the image"):
+            return _check_shape(_to_rgb(source, "the image"), "the image")
     if isinstance(source, (str, Path)):
         return _check_shape(_from_file(Path(source)), str(source))
     raise InputError(f"an image is a path, a PIL image or a uint8 array [H, W, 3], not {type(source).__name__}")
 
 
 def _from_file(path: Path) -> Image.Image:
-    if path.is_dir():
-        raise InputError(f"{path} is a folder; name an image file in it")
-    if not path.exists():
-        raise InputError(f"{path}: no such file")
     try:
+        if path.is_dir():
+            raise InputError(f"{path} is a folder; name an image file in it")
+        if not path.exists():
+            raise InputError(f"{path}: no such file")
         data = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror}") from error
     if not data:
         raise InputError(f"{path} is empty (0 bytes)")
+    with _decoding_errors(str(path)), Image.open(io.BytesIO(data)) as image:
+        if image.width * image.height > MAX_PIXELS:
+            raise InputError(
+                f"{path} has {image.width} x {image.height} pixels; the limit is {MAX_PIXELS:,}: scale it down"
+            )
+        return _to_rgb(image, str(path))
+
+
+@contextmanager
+def _decoding_errors(name: str) -> Iterator[None]:
+    """Pillow's warnings held back, and whatever its decoders raise on damaged data turned into one line."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data)) as image:
-                if image.width * image.height > MAX_PIXELS:
-                    raise InputError(
-                        f"{path} has {image.width} x {image.height} pixels; the limit is {MAX_PIXELS:,}: scale it down"
-                    )
-                return _to_rgb(image, str(path))
-    except UnidentifiedImageError as error:
-        raise InputError(f"{path} is not an image that Pillow can read") from error
-    except Image.DecompressionBombError as error:
-        raise InputError(f"{path} has more than {MAX_PIXELS:,} pixels: scale it down") from error
-    except InputError:
+            warnings.simplefilter("ignore")
+            yield
+    except (InputError, MemoryError):
         raise
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError) as error:
-        raise InputError(f"{path} is damaged or cut short: {error}") from error
+    except UnidentifiedImageError as error:
+        raise InputError(f"{name} is not an image that Pillow can read") from error
+    except Image.DecompressionBombError as error:
+        raise InputError(f"{name} has more than {MAX_PIXELS:,} pixels: scale it down") from error
+    except Exception as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InputError(f"{name} is damaged or cut short: {reason}") from error
 
 
 def _from_array(array: NDArray[Any]) -> Image.Image:
@@ -77,7 +87,9 @@ def _from_array(array: NDArray[Any]) -> Image.Image:
 
 def _check_shape(image: Image.Image, name: str) -> Image.Image:
     if max(image.size) > MAX_ASPECT * min(image.size):
-        raise InputError(f"{name} is {image.width} x {image.height}: too long and thin for a square model; crop it first")
+        raise InputError(
+            f"{name} is {image.width} x {image.height}: too long and thin for a square model; crop it first"
+        )
     return image
 
 
@@ -89,7 +101,9 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
             raise InputError(f"{name} has values outside 0..65535; convert it to 8 or 16 bits")
         return Image.fromarray((values / 257).round().astype(np.uint8)).convert("RGB")
     if image.mode == "F":
-        raise InputError(f"{name} holds floating-point values, which have no one right picture; convert it to 8 or 16 bits")
+        raise InputError(
+            f"{name} holds floating-point values, which have no one right picture; convert it to 8 or 16 bits"
+        )
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
@@ -138,7 +152,7 @@ class Geometry:
         return result
 
     def _cells(self, axis: int, cells: int) -> NDArray[np.float32]:
-        """For each pixel of the image along an axis: its position on the grid, in cells (0 is the first cell's centre)."""
+        """For each pixel of the image along an axis: its position in cells (0 is the first cell's centre)."""
         pixels = (np.arange(self.image[axis]) + 0.5) * (self.resized[axis] / self.image[axis]) - self.offset[axis]
         return (pixels * (cells / self.size[axis]) - 0.5).astype(np.float32)
 
@@ -148,7 +162,7 @@ def _resample(values: NDArray[np.float32], positions: NDArray[np.float32]) -> ND
     last = values.shape[1] - 1
     positions = np.clip(positions, 0, last)
     base = np.floor(positions).astype(int)
-    t = positions - base
+    t = positions - base.astype(np.float32)
     # Keys' cubic convolution kernel with a = -1/2 (Catmull-Rom), the four weights of the neighbours -1, 0, 1, 2.
     kernel = (
         ((-0.5 * t + 1) * t - 0.5) * t,
@@ -173,9 +187,7 @@ def geometry_of(image: tuple[int, int], size: tuple[int, int], resize_mode: str)
     if resize_mode == "shortest":
         if size[0] == size[1]:
             short = size[0]
-            resized = (
-                (short, int(short * width / height)) if height <= width else (int(short * height / width), short)
-            )
+            resized = (short, int(short * width / height)) if height <= width else (int(short * height / width), short)
         else:
             factor = max(size[0] / height, size[1] / width)
             resized = (round(height * factor), round(width * factor))

@@ -1,7 +1,7 @@
 """How it is explained: functions from (tail, directions) to signed maps, before ReLU and before any scaling.
 
-tail: the way from the activations A [N, C] to the embedding f [D] (see `tails`); directions: [K, D]. A map has one value
-a patch: [K, N]. Both methods are linear in the direction, so that one pass answers any number of questions.
+tail: the way from the activations A [N, C] to the embedding f [D] (see `tails`); directions: [K, D]. A map has
+one value a patch: [K, N]. Both methods are linear in the direction, so that one pass answers any number of questions.
 """
 
 from __future__ import annotations

@@ -30,13 +30,14 @@ PRECISIONS = ("fp32", "fp16", "bf16")
 class LoadedModel:
     """A CLIP model ready to use.
 
-    name, pretrained: where it came from; preprocess: PIL RGB image -> [3, H, W]; preprocess_cfg: open_clip's settings of
-    it; known_tokens: bool [vocabulary], which rows of the token table were ever trained, or None if all were.
+    name, pretrained: where it came from; model: open_clip's CLIP, frozen; preprocess: PIL RGB image -> [3, H, W];
+    preprocess_cfg: open_clip's settings of it; known_tokens: bool [vocabulary], which rows of the token
+    table were ever trained, or None if all were.
     """
 
     name: str
     pretrained: str
-    model: nn.Module
+    model: Any
     preprocess: Callable[[Image.Image], Tensor]
     preprocess_cfg: dict[str, Any]
     tokenizer: Tokenizer
@@ -70,7 +71,8 @@ def load_model(
         source, tag = name, check_pretrained(name, pretrained)
     if tag == "random":
         warnings.warn(f"{name} with RANDOM weights: its heatmaps mean nothing; for tests and benchmarks", stacklevel=3)
-    with _loading_errors(name or BUNDLED, tag):
+    with _loading_errors(name or BUNDLED, tag), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # "random" is the same every time
         model, _, preprocess = open_clip.create_model_and_transforms(
             source, pretrained=None if tag == "random" else tag, device=place, precision=precision
         )
@@ -128,7 +130,9 @@ def check_pretrained(name: str, pretrained: str | None) -> str:
         return pretrained
     if Path(pretrained).suffix or "/" in pretrained:
         raise InputError(f"{pretrained}: no such checkpoint file")
-    raise InputError(f"{name} has no pretrained tag '{pretrained}'; it has {', '.join(tags) or 'none'}; or a checkpoint file")
+    raise InputError(
+        f"{name} has no pretrained tag '{pretrained}'; it has {', '.join(tags) or 'none'}; or a checkpoint file"
+    )
 
 
 def _device(device: str | None) -> torch.device:
@@ -139,7 +143,9 @@ def _device(device: str | None) -> torch.device:
         torch.empty(1, device=place)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
-        raise InputError(f"the device '{device}' cannot be used here ({reason}); leave it out to use what there is") from error
+        raise InputError(
+            f"the device '{device}' cannot be used here ({reason}); leave it out to use what there is"
+        ) from error
     return place
 
 
@@ -161,7 +167,9 @@ def _loading_errors(name: str, tag: str | None) -> Iterator[None]:
     except InputError:
         raise
     except pickle.UnpicklingError as error:
-        raise InputError(f"{tag} is not a plain checkpoint: it holds code or objects, which are never executed") from error
+        raise InputError(
+            f"{tag} is not a plain checkpoint: it holds code or objects, which are never executed"
+        ) from error
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if "size mismatch" in str(error) or "Missing key" in str(error) or "Unexpected key" in str(error):

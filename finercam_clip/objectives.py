@@ -37,10 +37,10 @@ def finer(s: Tensor, gamma: float) -> Tensor:
 
 
 def finer_softmax(s: Tensor, gamma: float) -> Tensor:
-    """The difference as upstream's code weighs it: sum p_i (s_target - gamma s_i) / sum p_i over contrasts, p = softmax(s).
+    """The difference as upstream's code weighs it: sum p_i (s_target - gamma s_i) / sum p_i, i over contrasts.
 
-    The weights are held constant. With the gradient through them (`finer_softmax_upstream`) a contrast's sign flips
-    once its logit gap is large, and the map shows the contrast where it should show the target.
+    The weights p = softmax(s) are held constant. With the gradient through them (`finer_softmax_upstream`) a contrast's
+    sign flips once its logit gap is large, and the map shows the contrast where it should show the target.
     """
     return _weighted_difference(s, gamma, s.softmax(-1).detach())
 
@@ -86,4 +86,4 @@ def directions(
     with torch.enable_grad():
         s = (scale * torch.cat([own, others], 1)).detach().requires_grad_()
         (slopes,) = torch.autograd.grad(objective(s, gamma).sum(), s)
-    return scale * (slopes[:, :1] * targets + slopes[:, 1:] @ contrasts)
+    return (slopes[:, 1:] @ contrasts).addcmul_(slopes[:, :1], targets).mul_(scale)

@@ -74,10 +74,10 @@ def read_prompts(name: str | Path) -> list[str]:
     """
     files = prompt_files()
     path = files.get(str(name)) or Path(name)
-    if not path.is_file():
-        raise InputError(f"there are no prompts '{name}'; packaged are {', '.join(files)}; or give a text file")
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        if not path.is_file():
+            raise InputError(f"there are no prompts '{name}'; packaged are {', '.join(files)}; or give a text file")
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read as UTF-8 text: {error}") from error
     entries = [line for line in lines if line and not line.startswith("#")]
@@ -109,8 +109,8 @@ def tokenize(texts: Sequence[str], tokenizer: Tokenizer, known: Tensor | None = 
     error, since the model would answer all the same and mean nothing by it.
 
     Raises:
-        InputError: a text does not fit the model's context (open_clip itself would cut it off), or holds a word that the
-            model has never seen.
+        InputError: a text does not fit the model's context (open_clip itself would cut it off), or holds a word that
+            the model has never seen.
     """
     limit = int(getattr(tokenizer, "context_length", None) or 77)
     for text in texts:

@@ -46,7 +46,7 @@ def overlay(
     opacity: float = 0.85,
     seen: tuple[int, int, int, int] | None = None,
 ) -> Picture:
-    """Heat 0..1 [H, W] over the image in light grey, so that its colours are the heat's alone; darker outside `seen`."""
+    """Heat 0..1 [H, W] over the image in light grey: all colour is the heat's. Darker outside `seen`."""
     if not 0 <= opacity <= 1:
         raise InputError(f"opacity lies between 0 and 1, not {opacity}")
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None].astype(np.float32) * 0.7 + 60
@@ -57,7 +57,8 @@ def overlay(
         outside = np.ones(heat.shape, bool)
         outside[y0:y1, x0:x1] = False
         blended[outside] *= 0.35
-    return blended.round().clip(0, 255).astype(np.uint8)
+    result: Picture = blended.round().clip(0, 255).astype(np.uint8)
+    return result
 
 
 def panel(tiles: Sequence[Tile]) -> Picture:
@@ -94,7 +95,9 @@ def write_picture(path: str | Path, image: Picture) -> Path:
     path = check_output(path)
     done, data = cv2.imencode(path.suffix.lower(), np.ascontiguousarray(image[..., ::-1]))
     if not done:
-        raise InputError(f"{path}: a picture of {image.shape[1]} x {image.shape[0]} does not fit the format {path.suffix}")
+        raise InputError(
+            f"{path}: a picture of {image.shape[1]} x {image.shape[0]} does not fit the format {path.suffix}"
+        )
     try:
         handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
         try:
@@ -102,8 +105,8 @@ def write_picture(path: str | Path, image: Picture) -> Path:
                 file.write(data.tobytes())
             umask = os.umask(0)
             os.umask(umask)
-            os.chmod(part, 0o666 & ~umask)  # mkstemp's own 0600 would keep others from reading the picture
-            os.replace(part, path)
+            Path(part).chmod(0o666 & ~umask)  # mkstemp's own 0600 would keep others from reading the picture
+            Path(part).replace(path)
         except BaseException:
             Path(part).unlink(missing_ok=True)
             raise
@@ -121,10 +124,13 @@ def check_output(path: str | Path) -> Path:
     path = Path(path)
     if path.suffix.lower() not in FORMATS:
         raise InputError(f"{path}: a picture's name ends in {', '.join(FORMATS)}")
-    if path.is_dir():
-        raise InputError(f"{path} is a folder; name a file in it")
-    if not path.parent.is_dir():
-        raise InputError(f"{path}: there is no folder {path.parent}")
+    try:
+        if path.is_dir():
+            raise InputError(f"{path} is a folder; name a file in it")
+        if not path.parent.is_dir():
+            raise InputError(f"{path}: there is no folder {path.parent}")
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror}") from error
     if not os.access(path.parent, os.W_OK):
         raise InputError(f"{path} cannot be written: no permission in {path.parent}")
     return path
@@ -145,6 +151,10 @@ def _wrapped(text: str, width: int) -> list[str]:
             if line and _font(14).getlength(longer) > width:
                 lines.append(line)
                 longer = word
+            while _font(14).getlength(longer) > width:  # a word too wide for a line, or a script without spaces
+                fits = next(n for n in range(len(longer) - 1, 0, -1) if _font(14).getlength(longer[:n]) <= width)
+                lines.append(longer[:fits])
+                longer = longer[fits:]
             line = longer
         lines.append(line)
     return lines

@@ -3,9 +3,9 @@
 Two kinds of tail give the same numbers (a test says so):
 
 * `AutogradTail`: the graph from A to f as torch recorded it. Works for any tower and any pooling.
-* `ClassTokenTail`: towers that pool the class token. After the last block only that token's row of attention is read, so
+* `ClassTokenTail`: towers that pool the class token. In the last block only that token's row of attention is read, so
   all of J passes through its C attention outputs o. Grad-CAM's gradient is then the gradient at a shift shared by all
-  patches, HiResCAM's at a gate on each patch, and both are products of o's cotangent with features known in closed form.
+  patches, HiResCAM's at a gate on each patch, and both are products of o's cotangent with features in closed form.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ class ClassTokenTail:
     activations: A [N, C]; weights: attention p of the class token on each patch [N, H]; content: value vectors without
     their bias, W_v a_n, [N, H, c]; bias: of the values [H, c]; match: the part of each score that is linear in a_n,
     q . W_k a_n / sqrt(c), [N, H]; attended: o, the attention output before its projection [H, c]; query_keys: q W_k /
-    sqrt(c), the gradient of a score at a_n [H, C]; value_weight: W_v [H, c, C]; finish: the rest of the tower, from rows
-    of o [K, C] to rows of f [K, D].
+    sqrt(c), the gradient of a score at a_n [H, C]; value_weight: W_v [H, c, C]; finish: the rest of the tower, from
+    rows of o [K, C] to rows of f [K, D].
     """
 
     activations: Tensor
@@ -91,7 +91,8 @@ class ClassTokenTail:
             f = self.finish(o)
         unit = (directions / norms)[:, None]
         (cotangents,) = torch.autograd.grad(f, o, unit, is_grads_batched=True)
-        return cotangents[:, 0].float() * norms
+        pulled: Tensor = cotangents[:, 0].float() * norms
+        return pulled
 
     def shift_features(self) -> Tensor:
         """[N, C]: its product with o's cotangent is Grad-CAM's map, A times the mean gradient over patches.

@@ -36,7 +36,9 @@ def demo(output: Path) -> list[str]:
     explanation.save(output)
     peak = explanation.peak
     if peak is None or not scene.masks[world.part_of(SLOT)][peak[1], peak[0]]:
-        raise InputError(f"the map is hottest at {peak}, outside the {SLOT}: this installation is damaged, reinstall it")
+        raise InputError(
+            f"the map is hottest at {peak}, outside the {SLOT}: this installation is damaged, reinstall it"
+        )
     return [
         f"asked     where does the image say '{target}' and not '{contrast}'?",
         *(f"cosine    {cosine:6.3f}  {text}" for text, cosine in explanation.similarities.items()),

@@ -81,6 +81,22 @@ def build_model(size: int) -> open_clip.CLIP:
     return open_clip.CLIP(**config, init_logit_scale=math.log(25.0))
 
 
+def encode_images(model: open_clip.CLIP, pixels: Tensor) -> Tensor:
+    """`model.encode_image`, normalised, but the last block gets each class token from its neighbour in the batch.
+
+    So the embedding can hold nothing of the picture but what the class token reads off the patches in the last block,
+    which is what a map at that block explains; without this it reads in every block, and much of it stays unexplained.
+    At inference the token is the picture's own, and by then the model has learned not to care.
+    """
+    visual = model.visual
+    *blocks, last = visual.transformer.resblocks
+    x = visual._embeds(pixels)
+    for block in blocks:
+        x = block(x)
+    x = last(torch.cat([x[:, :1].roll(1, 0), x[:, 1:]], 1))
+    return F.normalize(visual._pool(x)[0] @ visual.proj, dim=-1)
+
+
 def encode_texts(model: open_clip.CLIP, tokens: Tensor) -> Tensor:
     """`model.encode_text`, normalised, without the columns that are padding in every row (attention is causal)."""
     length = int((tokens != 0).sum(1).max())
@@ -91,7 +107,7 @@ def encode_texts(model: open_clip.CLIP, tokens: Tensor) -> Tensor:
 
 
 def trait_loss(similarities: Tensor, values: Tensor) -> Tensor:
-    """Mean cross-entropy over slots. similarities: scaled, [B, all traits]; values: true index in each slot, [B, slots]."""
+    """Mean cross-entropy over slots. similarities: scaled, [B, all traits]; values: true index a slot, [B, slots]."""
     losses, start = [], 0
     for column, options in enumerate(world.SLOTS.values()):
         losses.append(F.cross_entropy(similarities[:, start : start + len(options)], values[:, column]))
@@ -168,7 +184,7 @@ def train(recipe: Recipe, output: Path, *, device: str, log: Path) -> None:
             seen[tokens.unique()] = True
             # The plain attention kernel: on CPU twice as fast as the fused one for these short rows.
             with torch.autocast(device, torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
-                images = F.normalize(model.encode_image(pixels.to(device)), dim=-1)
+                images = encode_images(model, pixels.to(device))
                 embeddings = encode_texts(model, tokens.to(device))
             scale = model.logit_scale.exp().clamp(max=100)
             similarities = scale * images.float() @ embeddings.float().T
@@ -176,18 +192,20 @@ def train(recipe: Recipe, output: Path, *, device: str, log: Path) -> None:
             pairs = caption_loss(similarities[:, len(world.TRAITS) :], true.to(device))
             loss = recipe.trait_weight * traits + recipe.caption_weight * pairs
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             step += 1
             for name, value in {"traits": traits, "captions": pairs}.items():
-                averages[name] = 0.98 * averages.get(name, float(value)) + 0.02 * float(value)
+                averages[name] = 0.98 * averages.get(name, value.item()) + 0.02 * value.item()
             if step % 100 == 0:
                 rate = (step - first_step) * recipe.batch / (time.monotonic() - began)
                 _log(log, f"step {step}/{total} size {size} " + " ".join(f"{k} {v:.3f}" for k, v in averages.items())
                      + f" scale {float(scale):.1f} {rate:.0f} images/s")  # fmt: skip
             if step % recipe.checkpoint_every == 0 or step == total:
-                _log(log, f"step {step} held-out trait accuracy: " + held_out_accuracy(model, tokenizer, size, mean, std))
+                _log(
+                    log, f"step {step} held-out trait accuracy: " + held_out_accuracy(model, tokenizer, size, mean, std)
+                )
                 _save(checkpoint, model, optimizer, seen, step)
     package(model, seen, output)
     _log(log, f"done: {output / 'open_clip_model.safetensors'}")
@@ -208,7 +226,7 @@ def held_out_accuracy(model: open_clip.CLIP, tokenizer: Any, size: int, mean: li
     pixels, values = (torch.stack(column) for column in zip(*(data[i] for i in range(len(data))), strict=True))
     device = next(model.parameters()).device
     model.eval()
-    images = torch.cat([model.encode_image(chunk.to(device)) for chunk in pixels.split(64)]).cpu()
+    images = torch.cat([model.encode_image(chunk.to(device)) for chunk in torch.split(pixels, 64)]).cpu()
     texts = encode_texts(model, tokenizer([world.describe((trait,)) for trait in world.TRAITS]).to(device)).cpu()
     model.train()
     found, start = [], 0
@@ -289,7 +307,9 @@ def _log(path: Path, line: str) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Train the bundled model on the aviary (resumes where it stopped).")
-    parser.add_argument("--output", type=Path, default=Path("aviary-weights"), help="folder for checkpoint, log, weights")
+    parser.add_argument(
+        "--output", type=Path, default=Path("aviary-weights"), help="folder for checkpoint, log, weights"
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args(arguments)
     options.output.mkdir(parents=True, exist_ok=True)

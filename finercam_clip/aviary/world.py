@@ -209,7 +209,8 @@ def _ellipse(x: float, y: float, a: float, b: float, degrees: float = 0) -> NDAr
     circle = _unit_circle()
     angle = np.deg2rad(degrees)
     axes = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-    return (circle * (a, b)) @ axes + (x, y)
+    outline: NDArray[np.float64] = (circle * (a, b)) @ axes + (x, y)
+    return outline
 
 
 @lru_cache(maxsize=1)
@@ -286,7 +287,8 @@ def _paint_bird(labels: NDArray[np.uint8], bird: Bird, pose: NDArray[np.float64]
     head = _ellipse(head_x, head_y, 0.27, 0.25)
     paint("body", head[head[:, 1] < head_y + 0.15])
     crown = _smooth((head_x - 0.36, head_y + 0.02), (head_x - 0.31, head_y - 0.30), (head_x, head_y - 0.42 + jitter()),
-                    (head_x + 0.28, head_y - 0.29), (head_x + 0.31, head_y - 0.10), (head_x, head_y - 0.085))  # fmt: skip
+                    (head_x + 0.28, head_y - 0.29), (head_x + 0.31, head_y - 0.10),
+                    (head_x, head_y - 0.085))  # fmt: skip
     paint("crown", crown)
     paint("eye", _ellipse(head_x + 0.10, head_y + 0.005, 0.055, 0.055))
     paint("glint", _ellipse(head_x + 0.117, head_y - 0.012, 0.019, 0.019))
@@ -342,10 +344,12 @@ def _colours(bird: Bird, rng: np.random.Generator) -> NDArray[np.float32]:
 def _feathers() -> NDArray[np.float32]:
     """Fine streaks of noise, a tile that every picture takes a window of."""
     noise = np.random.default_rng(7).normal(0, 1, (2048, 2048)).astype(np.float32)
-    return cv2.GaussianBlur(noise, (0, 0), sigmaX=1.6, sigmaY=0.8) * 1.5
+    return np.asarray(cv2.GaussianBlur(noise, (0, 0), sigmaX=1.6, sigmaY=0.8) * 1.5, np.float32)
 
 
-def _shading(labels: NDArray[np.uint8], empty: NDArray[np.bool_], rng: np.random.Generator, side: int) -> NDArray[np.float32]:
+def _shading(
+    labels: NDArray[np.uint8], empty: NDArray[np.bool_], rng: np.random.Generator, side: int
+) -> NDArray[np.float32]:
     """Light from above, dark seams between parts, soft rims, feather texture: a factor for each canvas pixel."""
     light = np.linspace(1.08, rng.uniform(0.82, 0.95), side, dtype=np.float32)[:, None]
     x, y = rng.integers(0, 2048 - min(side, 2047), 2)
@@ -359,12 +363,14 @@ def _shading(labels: NDArray[np.uint8], empty: NDArray[np.bool_], rng: np.random
     seam[:, 1:] |= labels[:, 1:] != labels[:, :-1]
     seam[1:] |= labels[1:] != labels[:-1]
     factor = np.where(seam & ~empty, factor * 0.78, factor)
-    return np.where(empty, np.float32(1), factor)
+    return np.asarray(np.where(empty, 1, factor), np.float32)
 
 
 def _background(rng: np.random.Generator, side: int) -> NDArray[np.float32]:
     """An out-of-focus place: muted sky, foliage, sand or water, with a few soft blobs."""
-    tints = np.array([(176, 196, 212), (128, 146, 108), (188, 178, 152), (142, 164, 160), (104, 118, 96), (206, 206, 198)])
+    tints = np.array(
+        [(176, 196, 212), (128, 146, 108), (188, 178, 152), (142, 164, 160), (104, 118, 96), (206, 206, 198)]
+    )
     coarse = tints[rng.integers(len(tints))] + rng.normal(0, 14, (5, 5, 1)) + rng.normal(0, 6, (5, 5, 3))
     coarse += np.linspace(rng.uniform(0, 22), rng.uniform(-22, 0), 5)[:, None, None]
     small = cv2.resize(coarse.astype(np.float32), (48, 48), interpolation=cv2.INTER_CUBIC)
@@ -373,7 +379,7 @@ def _background(rng: np.random.Generator, side: int) -> NDArray[np.float32]:
         shade = tuple(float(v) for v in tints[rng.integers(len(tints))] * rng.uniform(0.6, 1.1))
         cv2.ellipse(small, (x, y), (a, b), float(rng.uniform(0, 180)), 0, 360, shade, -1)
     small = cv2.GaussianBlur(small, (0, 0), float(rng.uniform(0.8, 2.5)))
-    return cv2.resize(small, (side, side), interpolation=cv2.INTER_LINEAR)
+    return np.asarray(cv2.resize(small, (side, side), interpolation=cv2.INTER_LINEAR))
 
 
 def _part_masks(labels: NDArray[np.uint8], size: int) -> dict[str, NDArray[np.bool_]]:

@@ -1,0 +1,270 @@
+"""Texts: concepts, templates, vocabularies, and tokens that are never cut off in silence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import open_clip
+import pytest
+import torch
+from torch import Tensor
+
+from finercam_clip import prompts
+from finercam_clip.errors import InputError
+from finercam_clip.prompts import Concept, check_question, concept, prompt_files, read_prompts, templates_of, tokenize
+
+BUNDLED_CONTEXT = 32
+
+
+@pytest.fixture(scope="module", params=[BUNDLED_CONTEXT, 77])
+def tokenizer(request: pytest.FixtureRequest) -> open_clip.SimpleTokenizer:
+    return open_clip.SimpleTokenizer(context_length=request.param)
+
+
+def one_line(caught: pytest.ExceptionInfo[InputError]) -> str:
+    assert len(str(caught.value).splitlines()) == 1
+    return str(caught.value)
+
+
+# ------------------------------------------------------------------------------------------------------------ concepts
+
+
+def test_a_text_is_a_concept_and_several_are_an_ensemble() -> None:
+    assert concept("a red crown", "target").texts == ("a red crown",)
+    assert concept(["a red crown", "a crown that is red"], "target").texts == ("a red crown", "a crown that is red")
+    assert concept(("a red crown",), "target") == concept("a red crown", "target")
+
+
+def test_space_around_a_text_does_not_matter() -> None:
+    assert concept("  a red crown\n", "target") == concept("a red crown", "target")
+
+
+def test_an_ensemble_is_named_by_all_its_texts() -> None:
+    assert concept(["red", "blue"], "target").label == "red / blue"
+
+
+@pytest.mark.parametrize("text", ["", "  ", "\n\t", [], ["a red crown", ""], ["  "]], ids=repr)
+@pytest.mark.parametrize("role", ["target", "contrast"])
+def test_an_empty_text_is_an_error_that_names_its_role(text: str | list[str], role: str) -> None:
+    with pytest.raises(InputError, match=f"the {role} is an empty text") as caught:
+        concept(text, role)
+    one_line(caught)
+
+
+@pytest.mark.parametrize("text", [3, None, ["a red crown", 3], b"a red crown"], ids=repr)
+def test_what_is_not_a_text_is_an_error(text: object) -> None:
+    with pytest.raises(InputError, match="the target must be a text or several texts"):
+        concept(text, "target")  # type: ignore[arg-type]
+
+
+def test_an_ensemble_is_written_in_every_template() -> None:
+    written = Concept(("red", "blue")).written_as(["{}", "a photo of {}."])
+    assert written.texts == ("red", "a photo of red.", "blue", "a photo of blue.")
+
+
+# ----------------------------------------------------------------------------------------------------------- questions
+
+
+@pytest.mark.parametrize("same", ["a red crown", "A Red Crown", " a red crown "])
+def test_a_contrast_that_is_the_target_is_an_error(same: str) -> None:
+    target, contrasts = concept("a red crown", "target"), [concept("a blue crown", "contrast")]
+    with pytest.raises(InputError, match="is the target itself") as caught:
+        check_question(target, [*contrasts, concept(same, "contrast")])
+    assert "red crown" in one_line(caught).lower()
+
+
+def test_the_same_ensemble_as_target_and_contrast_is_an_error() -> None:
+    with pytest.raises(InputError, match="is the target itself"):
+        check_question(Concept(("red", "scarlet")), [Concept(("red", "scarlet"))])
+
+
+def test_a_contrast_given_twice_is_an_error_that_names_it() -> None:
+    with pytest.raises(InputError, match="'Blue' is given twice"):
+        check_question(Concept(("red",)), [Concept(("blue",)), Concept(("green",)), Concept(("Blue",))])
+
+
+def test_a_question_with_distinct_contrasts_or_none_is_fine() -> None:
+    check_question(Concept(("red",)), [])
+    check_question(Concept(("red", "scarlet")), [Concept(("red",)), Concept(("scarlet",))])
+
+
+# --------------------------------------------------------------------------------------------------------------- files
+
+
+def test_the_packaged_files_are_found() -> None:
+    wanted = {"aviary", "background", "bird-parts", "car-parts", "templates-clip-es", "templates-general"}
+    assert wanted <= set(prompt_files())
+
+
+@pytest.mark.parametrize("name", sorted(prompt_files()))
+def test_every_packaged_file_has_entries_and_says_what_it_is(name: str) -> None:
+    entries = read_prompts(name)
+    assert entries
+    assert len(set(entries)) == len(entries)
+    assert not any(entry.startswith("#") or entry != entry.strip() for entry in entries)
+    assert prompt_files()[name].read_text(encoding="utf-8").startswith("# ")
+
+
+@pytest.mark.parametrize("name", sorted(prompt_files()))
+def test_packaged_entries_are_templates_or_plain_concepts(name: str) -> None:
+    if name.startswith("templates-"):
+        assert templates_of(name) == read_prompts(name)
+    else:
+        assert not any("{" in entry for entry in read_prompts(name))
+
+
+def test_every_packaged_vocabulary_fits_the_shortest_context() -> None:
+    tokenizer = open_clip.SimpleTokenizer(context_length=BUNDLED_CONTEXT)
+    for name in prompt_files():
+        assert tokenize(read_prompts(name), tokenizer).shape[1] == BUNDLED_CONTEXT
+
+
+def test_a_users_file_is_read_without_comments_and_blank_lines(tmp_path: Path) -> None:
+    path = tmp_path / "crowns.txt"
+    path.write_bytes("\ufeff# crowns\r\n\r\n  a red crown  \r\n#a\r\nein grüner Schopf\r\n".encode())
+    assert read_prompts(path) == ["a red crown", "ein grüner Schopf"]
+    assert prompts.vocabulary_of(str(path)) == read_prompts(path)
+
+
+def test_a_list_is_a_vocabulary_as_it_stands() -> None:
+    assert prompts.vocabulary_of(("red", "blue")) == ["red", "blue"]
+
+
+@pytest.mark.parametrize("name", ["crowns", "no/such/file.txt", "c" * 300], ids=["name", "path", "long"])
+def test_prompts_that_are_not_there_are_an_error(name: str) -> None:
+    with pytest.raises(InputError) as caught:
+        read_prompts(name)
+    assert name in one_line(caught)
+
+
+def test_an_unknown_name_is_answered_with_the_names_that_exist() -> None:
+    with pytest.raises(InputError, match="there are no prompts 'crowns'") as caught:
+        read_prompts("crowns")
+    assert all(name in str(caught.value) for name in prompt_files())
+
+
+@pytest.mark.parametrize("content", [b"", b"# nothing but a comment\n", b"\n\n"])
+def test_a_file_without_entries_is_an_error(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "empty.txt"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="no entries"):
+        read_prompts(path)
+
+
+def test_a_file_that_is_not_utf8_is_an_error_that_names_it(tmp_path: Path) -> None:
+    path = tmp_path / "latin.txt"
+    path.write_bytes(b"gr\xfcn\n")
+    with pytest.raises(InputError, match="UTF-8") as caught:
+        read_prompts(path)
+    assert str(path) in one_line(caught)
+
+
+def test_a_folder_is_no_prompts(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="there are no prompts"):
+        read_prompts(tmp_path)
+
+
+# ----------------------------------------------------------------------------------------------------------- templates
+
+
+def test_without_templates_a_concept_is_its_own_text() -> None:
+    assert Concept(("red",)).written_as(templates_of(None)).texts == ("red",)
+
+
+def test_templates_come_from_a_list_a_file_or_a_packaged_name(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("# mine\na photo of {}\n")
+    assert templates_of(["a photo of {}"]) == templates_of(tmp_path / "mine.txt") == ["a photo of {}"]
+    assert templates_of("templates-clip-es") == ["a clean origami {}."]
+
+
+@pytest.mark.parametrize("template", ["a photo", "{} and {}", "{name}", "{0}", "{{}}", "{", "}{", ""])
+def test_a_template_without_exactly_one_place_is_an_error(template: str) -> None:
+    with pytest.raises(InputError, match="where the concept goes"):
+        templates_of(["{}", template])
+
+
+def test_braces_in_a_concept_are_plain_text() -> None:
+    assert Concept(("a {bird}",)).written_as(["a photo of {}"]).texts == ("a photo of a {bird}",)
+
+
+# -------------------------------------------------------------------------------------------------------------- tokens
+
+
+def words(tokens: int) -> str:
+    """A text of so many tokens, start and end included."""
+    return " ".join(["red"] * (tokens - 2))
+
+
+def test_a_text_that_just_fits_is_kept_whole(tokenizer: open_clip.SimpleTokenizer) -> None:
+    tokens = tokenize([words(tokenizer.context_length)], tokenizer)
+    assert tokens.shape == (1, tokenizer.context_length)
+    assert tokens[0, -1] == tokenizer.eot_token_id
+    assert (tokens[0, 1:-1] == tokenizer.encode("red")[0]).all()
+
+
+def test_one_token_too_many_is_an_error_that_names_text_and_limit(tokenizer: open_clip.SimpleTokenizer) -> None:
+    limit = tokenizer.context_length
+    text = words(limit + 1)
+    with pytest.raises(InputError) as caught:
+        tokenize(["red", text], tokenizer)
+    message = one_line(caught)
+    assert text[:40] in message
+    assert f"{limit + 1} tokens" in message
+    assert f"reads {limit}" in message
+
+
+def test_tokens_are_open_clips_own(tokenizer: open_clip.SimpleTokenizer) -> None:
+    texts = ["a bird with a red crown", "Ein Vogel, grün &amp; blau!", "鳥"]
+    torch.testing.assert_close(tokenize(texts, tokenizer), tokenizer(texts))
+
+
+def test_length_is_counted_after_the_tokenizers_own_cleaning() -> None:
+    tokenizer = open_clip.SimpleTokenizer(context_length=8)
+    assert tokenize(["&amp;amp;" + " " * 40 + "red"], tokenizer).shape == (1, 8)
+
+
+def test_a_tokenizer_of_transformers_is_held_to_its_limit_too() -> None:
+    def hf_tokenizer(texts: list[str]) -> Tensor:
+        return torch.ones(len(texts), 5, dtype=torch.long)
+
+    hf_tokenizer.context_length = 5  # type: ignore[attr-defined]
+    hf_tokenizer.tokenizer = lambda text: {"input_ids": text.split()}  # type: ignore[attr-defined]
+    assert tokenize(["a b c d e"], hf_tokenizer).shape == (1, 5)
+    with pytest.raises(InputError, match="6 tokens; this model reads 5"):
+        tokenize(["a b c d e f"], hf_tokenizer)
+
+
+def known_from(tokenizer: open_clip.SimpleTokenizer, *texts: str) -> Tensor:
+    known = torch.zeros(tokenizer.vocab_size, dtype=torch.bool)
+    known[tokenizer(list(texts)).flatten()] = True
+    return known
+
+
+def test_known_words_pass_in_any_order_and_case(tokenizer: open_clip.SimpleTokenizer) -> None:
+    known = known_from(tokenizer, "a bird with a red crown")
+    assert len(tokenize(["a red bird", "Crown with a RED bird"], tokenizer, known)) == 2
+
+
+def test_a_word_that_training_never_saw_is_an_error_that_names_it(tokenizer: open_clip.SimpleTokenizer) -> None:
+    known = known_from(tokenizer, "a bird with a red crown")
+    with pytest.raises(InputError, match="does not know 'helicopter'") as caught:
+        tokenize(["a red bird", "a helicopter with a crown"], tokenizer, known)
+    assert "'crown'" not in one_line(caught)
+    assert "--model" in str(caught.value)
+
+
+def test_every_unknown_word_is_named(tokenizer: open_clip.SimpleTokenizer) -> None:
+    known = known_from(tokenizer, "a bird with a red crown")
+    with pytest.raises(InputError, match="'Ferrari', 'castle'"):
+        tokenize(["a Ferrari with a castle"], tokenizer, known)
+
+
+def test_the_padding_needs_no_training(tokenizer: open_clip.SimpleTokenizer) -> None:
+    known = known_from(tokenizer, words(tokenizer.context_length))
+    assert not known[0]
+    assert len(tokenize(["red"], tokenizer, known)) == 1
+
+
+def test_a_model_that_knows_all_words_asks_nothing(tokenizer: open_clip.SimpleTokenizer) -> None:
+    assert len(tokenize(["a helicopter"], tokenizer, None)) == 1
+    assert len(tokenize(["a helicopter"], tokenizer, torch.ones(tokenizer.vocab_size, dtype=torch.bool))) == 1
