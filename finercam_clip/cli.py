@@ -99,8 +99,9 @@ def _demo(arguments: argparse.Namespace) -> None:
     _say("loading the bundled model …")
     from finercam_clip.aviary.demo import demo
 
-    for line in demo(arguments.output):
-        print(line)
+    lines = demo(arguments.output)
+    _say("")
+    print("\n".join(lines))
 
 
 def _explain(arguments: argparse.Namespace) -> None:
@@ -121,6 +122,7 @@ def _explain(arguments: argparse.Namespace) -> None:
     explanation = _load(arguments).explain(image, arguments.target, contrasts, **options)
     if output is not None:
         explanation.save(output)
+    _say("")
     if arguments.json:
         print(explanation.to_json())
         return
@@ -153,6 +155,7 @@ def _bench(arguments: argparse.Namespace) -> None:
     if arguments.runs < 1:
         raise InputError(f"--runs is a number from 1 up, not {arguments.runs}")
     rows = bench(_load(arguments), runs=arguments.runs, progress=_say)
+    _say("")
     print(json.dumps([vars(row) for row in rows]) if arguments.json else format_table(rows))
 
 
@@ -168,13 +171,14 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         seed=arguments.seed,
         progress=_say,
     )
+    _say("")
     print(json.dumps([vars(row) for row in rows]) if arguments.json else format_table(rows))
 
 
 def _say(line: str) -> None:
-    """Progress, for a person at a terminal only."""
+    """Progress, for a person at a terminal only: each line takes the place of the last."""
     if sys.stderr.isatty():
-        print(line, file=sys.stderr, flush=True)
+        print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
@@ -191,6 +195,7 @@ def main(arguments: list[str] | None = None) -> int:
         try:
             options.run(options)
         except InputError as error:
+            _say("")
             print(f"finercam-clip: error: {error}", file=sys.stderr)
             return 2
         except KeyboardInterrupt:

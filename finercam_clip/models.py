@@ -161,7 +161,7 @@ def _token_table(model: nn.Module) -> Tensor | None:
 def _loading_errors(name: str, tag: str | None) -> Iterator[None]:
     """open_clip's own log lines held back, and its many exceptions turned into one line."""
     level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+    logging.disable(logging.ERROR)
     try:
         yield
     except InputError:
@@ -176,6 +176,12 @@ def _loading_errors(name: str, tag: str | None) -> Iterator[None]:
             raise InputError(f"the checkpoint {tag} does not fit {name}: it is of another architecture") from error
         if tag and Path(tag).is_file():
             raise InputError(f"{tag} cannot be read as a checkpoint: {reason[:200]}") from error
-        raise InputError(f"{name} ({tag or 'its own weights'}) could not be loaded: {reason[:300]}") from error
+        weights = f"{name} ({tag})" if tag else name
+        if "download" in reason.lower() or "connection" in reason.lower():
+            raise InputError(
+                f"the weights of {weights} could not be downloaded: check the name and the connection, or give a local "
+                "checkpoint file as pretrained"
+            ) from error
+        raise InputError(f"{weights} could not be loaded: {reason[:300]}") from error
     finally:
         logging.disable(level)

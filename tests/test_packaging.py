@@ -1,0 +1,110 @@
+"""The wheel: it holds what a user needs, is small, and works from any folder once installed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[1]
+LIMIT = 12_000_000  # bytes
+LEFT_OUT = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "__pycache__", "aviary-weights", "tests")
+
+
+def succeed(*command: str | Path, cwd: Path, **environment: str) -> str:
+    done = subprocess.run(
+        [str(part) for part in command],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env=os.environ | environment,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of a copy of the sources: building in place would leave, and use, a build folder."""
+    source = tmp_path_factory.mktemp("source") / "finercam-clip"
+    shutil.copytree(ROOT, source, ignore=LEFT_OUT)
+    isolation = ["--no-isolation"] if find_spec("setuptools") else []
+    succeed(sys.executable, "-m", "build", "--wheel", *isolation, cwd=source)
+    (built,) = (source / "dist").glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def contents(wheel: Path) -> set[str]:
+    with zipfile.ZipFile(wheel) as archive:
+        return set(archive.namelist())
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("installed")
+    succeed(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", target, wheel, cwd=target)
+    return target
+
+
+def test_the_wheel_is_small(wheel: Path) -> None:
+    assert wheel.stat().st_size < LIMIT
+
+
+def test_every_module_and_prompt_file_is_in_the_wheel(contents: set[str]) -> None:
+    modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "finercam_clip").rglob("*.py")}
+    prompts = {f"finercam_clip/prompt_files/{path.name}" for path in (ROOT / "prompts").glob("*.txt")}
+    assert len(prompts) >= 6
+    assert modules | prompts <= contents
+
+
+def test_types_license_and_the_models_config_are_in_the_wheel(contents: set[str]) -> None:
+    assert "finercam_clip/py.typed" in contents
+    assert "finercam_clip/aviary/weights/open_clip_config.json" in contents
+    assert any(name.endswith(".dist-info/licenses/LICENSE") for name in contents)
+
+
+def test_the_bundled_weights_and_picture_are_in_the_wheel(contents: set[str]) -> None:
+    assert "finercam_clip/aviary/weights/open_clip_model.safetensors" in contents
+    assert "finercam_clip/aviary/demo.png" in contents
+
+
+def test_nothing_else_is_in_the_wheel(contents: set[str]) -> None:
+    assert {name.split("/")[0] for name in contents if ".dist-info/" not in name} == {"finercam_clip"}
+    assert not any("__pycache__" in name for name in contents)
+
+
+def test_an_installed_wheel_answers_from_another_folder(installed: Path, tmp_path: Path) -> None:
+    listed = succeed(sys.executable, "-m", "finercam_clip", "models", cwd=tmp_path, PYTHONPATH=str(installed))
+    assert "ViT-B-16" in listed
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_installed_wheel_finds_its_own_prompts(installed: Path, tmp_path: Path) -> None:
+    code = """
+import json, finercam_clip
+from finercam_clip.prompts import prompt_files, read_prompts
+print(json.dumps([finercam_clip.__file__, {name: [str(p), len(read_prompts(name))] for name, p in prompt_files().items()}]))
+"""
+    package, found = json.loads(succeed(sys.executable, "-c", code, cwd=tmp_path, PYTHONPATH=str(installed)))
+    assert Path(package).is_relative_to(installed)
+    assert set(found) == {path.stem for path in (ROOT / "prompts").glob("*.txt")}
+    for path, entries in found.values():
+        assert Path(path).is_relative_to(installed)
+        assert entries > 0
+
+
+def test_an_installed_wheel_runs_the_demo(installed: Path, tmp_path: Path) -> None:
+    succeed(sys.executable, "-m", "finercam_clip", "demo", cwd=tmp_path, PYTHONPATH=str(installed))
+    assert [path.name for path in tmp_path.iterdir()] == ["finercam-demo.png"]
