@@ -95,7 +95,8 @@ def test_an_installed_wheel_finds_its_own_prompts(installed: Path, tmp_path: Pat
     code = """
 import json, finercam_clip
 from finercam_clip.prompts import prompt_files, read_prompts
-print(json.dumps([finercam_clip.__file__, {name: [str(p), len(read_prompts(name))] for name, p in prompt_files().items()}]))
+found = {name: [str(path), len(read_prompts(name))] for name, path in prompt_files().items()}
+print(json.dumps([finercam_clip.__file__, found]))
 """
     package, found = json.loads(succeed(sys.executable, "-c", code, cwd=tmp_path, PYTHONPATH=str(installed)))
     assert Path(package).is_relative_to(installed)

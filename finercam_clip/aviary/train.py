@@ -50,6 +50,7 @@ class Recipe:
     learning_rate: float = 1e-3
     weight_decay: float = 0.02
     warmup: int = 400
+    borrow_from: int = 3500  # the step from which class tokens are borrowed, see `encode_images`
     trait_weight: float = 1.0
     caption_weight: float = 0.25
     checkpoint_every: int = 500
@@ -81,10 +82,10 @@ def build_model(size: int) -> open_clip.CLIP:
     return open_clip.CLIP(**config, init_logit_scale=math.log(25.0))
 
 
-def encode_images(model: open_clip.CLIP, pixels: Tensor) -> Tensor:
-    """`model.encode_image`, normalised, but the last block gets each class token from its neighbour in the batch.
+def encode_images(model: open_clip.CLIP, pixels: Tensor, *, borrowed: bool) -> Tensor:
+    """`model.encode_image`, normalised; `borrowed`: the last block gets each class token from another picture.
 
-    So the embedding can hold nothing of the picture but what the class token reads off the patches in the last block,
+    Then the embedding can hold nothing of the picture but what the class token reads off the patches in the last block,
     which is what a map at that block explains; without this it reads in every block, and much of it stays unexplained.
     At inference the token is the picture's own, and by then the model has learned not to care.
     """
@@ -93,7 +94,8 @@ def encode_images(model: open_clip.CLIP, pixels: Tensor) -> Tensor:
     x = visual._embeds(pixels)
     for block in blocks:
         x = block(x)
-    x = last(torch.cat([x[:, :1].roll(1, 0), x[:, 1:]], 1))
+    class_token = x[:, :1].roll(1, 0) if borrowed else x[:, :1]
+    x = last(torch.cat([class_token, x[:, 1:]], 1))
     return F.normalize(visual._pool(x)[0] @ visual.proj, dim=-1)
 
 
@@ -184,7 +186,7 @@ def train(recipe: Recipe, output: Path, *, device: str, log: Path) -> None:
             seen[tokens.unique()] = True
             # The plain attention kernel: on CPU twice as fast as the fused one for these short rows.
             with torch.autocast(device, torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
-                images = encode_images(model, pixels.to(device))
+                images = encode_images(model, pixels.to(device), borrowed=step >= recipe.borrow_from)
                 embeddings = encode_texts(model, tokens.to(device))
             scale = model.logit_scale.exp().clamp(max=100)
             similarities = scale * images.float() @ embeddings.float().T
