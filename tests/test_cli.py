@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 
 import finercam_clip
 import finercam_clip.explainer
+import finercam_clip.models
 from finercam_clip.cli import main
 from finercam_clip.explainer import load
 from finercam_clip.prompts import read_prompts
@@ -134,6 +135,8 @@ WRONG_MODELS: dict[str, tuple[list[str], list[str]]] = {
     "endless checkpoint name": (["--model", "ViT-B-32", "--pretrained", "c" * 300], ["c" * 40]),
     "weights for the bundled model": (["--pretrained", "openai"], ["the bundled model has its own weights"]),
     "weights for a model of the hub": (["--model", "hf-hub:a/b", "--pretrained", "openai"], ["hf-hub:a/b"]),
+    "missing model folder": (["--model", "local-dir:nowhere"], ["local-dir:nowhere"]),
+    "unsupported tower": (["--model", "RN50", "--pretrained", "random"], ["not supported yet", "vit"]),
     "unknown precision": (["--precision", "fp8"], ["'fp8'", "fp32, fp16, bf16"]),
     "unknown device": (["--device", "gpu"], ["'gpu'", "leave it out"]),
 }
@@ -142,6 +145,18 @@ WRONG_MODELS: dict[str, tuple[list[str], list[str]]] = {
 @pytest.mark.parametrize(("model", "said"), WRONG_MODELS.values(), ids=WRONG_MODELS)
 def test_a_model_that_cannot_be_loaded_is_refused(run: Run, folder: Path, model: list[str], said: list[str]) -> None:
     refused(run, folder, ["explain", "bird.jpg", *QUESTION, *model], *said)
+
+
+@pytest.mark.parametrize("which", ["a folder of the user", "the bundled model"])
+def test_a_model_without_its_weights_never_explains_with_random_ones(
+    run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch, which: str
+) -> None:
+    config = finercam_clip.models.BUNDLED_FOLDER / "open_clip_config.json"
+    (folder / "model").mkdir()
+    (folder / "model" / config.name).write_bytes(config.read_bytes())
+    monkeypatch.setattr(finercam_clip.models, "BUNDLED_FOLDER", folder / "model")
+    model = [] if which == "the bundled model" else ["--model", f"local-dir:{folder / 'model'}"]
+    refused(run, folder, ["explain", "bird.jpg", *QUESTION, *model], "weights")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")

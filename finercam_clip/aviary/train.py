@@ -42,15 +42,33 @@ HELD_OUT_LOG_SEED = 900_000_000  # for the figures in the log; other held-out se
 
 
 @dataclass(frozen=True)
+class Stage:
+    """A part of the curriculum: `steps` on pictures of `size` pixels.
+
+    borrowed: class tokens are borrowed in the last block, see `encode_images`. even: every slot's loss in units of
+    chance, so that slots of few values (shapes, patterns) weigh as much as colours.
+    """
+
+    size: int
+    steps: int
+    borrowed: bool = True
+    even: bool = False
+
+
+@dataclass(frozen=True)
 class Recipe:
     """Everything that decides the weights, apart from the world and the architecture."""
 
-    stages: tuple[tuple[int, int], ...] = ((64, 4500), (96, 3500))  # (picture size in pixels, steps)
+    stages: tuple[Stage, ...] = (
+        Stage(64, 3500, borrowed=False),
+        Stage(64, 1000),
+        Stage(96, 1000),
+        Stage(96, 2200, even=True),
+    )
     batch: int = 64
     learning_rate: float = 1e-3
     weight_decay: float = 0.02
     warmup: int = 400
-    borrow_from: int = 3500  # the step from which class tokens are borrowed, see `encode_images`
     trait_weight: float = 1.0
     caption_weight: float = 0.25
     checkpoint_every: int = 500
@@ -108,11 +126,15 @@ def encode_texts(model: open_clip.CLIP, tokens: Tensor) -> Tensor:
     return F.normalize(x @ model.text_projection, dim=-1)
 
 
-def trait_loss(similarities: Tensor, values: Tensor) -> Tensor:
-    """Mean cross-entropy over slots. similarities: scaled, [B, all traits]; values: true index a slot, [B, slots]."""
+def trait_loss(similarities: Tensor, values: Tensor, *, even: bool) -> Tensor:
+    """Mean cross-entropy over slots. similarities: scaled, [B, all traits]; values: true index a slot, [B, slots].
+
+    even: each slot's in units of its chance level, log of the number of its values.
+    """
     losses, start = [], 0
     for column, options in enumerate(world.SLOTS.values()):
-        losses.append(F.cross_entropy(similarities[:, start : start + len(options)], values[:, column]))
+        loss = F.cross_entropy(similarities[:, start : start + len(options)], values[:, column])
+        losses.append(loss / math.log(len(options)) if even else loss)
         start += len(options)
     return torch.stack(losses).mean()
 
@@ -157,20 +179,21 @@ def train(recipe: Recipe, output: Path, *, device: str, log: Path) -> None:
     config = json.loads(CONFIG.read_text())
     mean, std = config["preprocess_cfg"]["mean"], config["preprocess_cfg"]["std"]
     tokenizer = open_clip.SimpleTokenizer(context_length=config["model_cfg"]["text_cfg"]["context_length"])
-    total = sum(steps for _, steps in recipe.stages)
+    total = sum(stage.steps for stage in recipe.stages)
     torch.manual_seed(0)
-    model = build_model(recipe.stages[0][0]).to(device)
+    model = build_model(recipe.stages[0].size).to(device)
     seen = torch.zeros(config["model_cfg"]["text_cfg"]["vocab_size"], dtype=torch.bool)
     optimizer = make_optimizer(model, recipe)
     step = first_step = 0
     if checkpoint.exists():
         step = first_step = int(_metadata(checkpoint)["step"])
-        model = build_model(_size_at(recipe, max(step - 1, 0))).to(device)
+        model = build_model(int(_metadata(checkpoint)["size"])).to(device)
         optimizer = make_optimizer(model, recipe)
         _restore(checkpoint, model, optimizer, seen)
     began = time.monotonic()
     averages: dict[str, float] = {}
-    for size, stop in _stages_left(recipe, step):
+    for stage, stop in _stages_left(recipe, step):
+        size = stage.size
         if model.visual.image_size[0] != size:
             model = _resized(model, size).to(device)
             optimizer = make_optimizer(model, recipe)
@@ -186,11 +209,11 @@ def train(recipe: Recipe, output: Path, *, device: str, log: Path) -> None:
             seen[tokens.unique()] = True
             # The plain attention kernel: on CPU twice as fast as the fused one for these short rows.
             with torch.autocast(device, torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
-                images = encode_images(model, pixels.to(device), borrowed=step >= recipe.borrow_from)
+                images = encode_images(model, pixels.to(device), borrowed=stage.borrowed)
                 embeddings = encode_texts(model, tokens.to(device))
             scale = model.logit_scale.exp().clamp(max=100)
             similarities = scale * images.float() @ embeddings.float().T
-            traits = trait_loss(similarities[:, : len(world.TRAITS)], values.to(device))
+            traits = trait_loss(similarities[:, : len(world.TRAITS)], values.to(device), even=stage.even)
             pairs = caption_loss(similarities[:, len(world.TRAITS) :], true.to(device))
             loss = recipe.trait_weight * traits + recipe.caption_weight * pairs
             optimizer.zero_grad(set_to_none=True)
@@ -208,7 +231,7 @@ def train(recipe: Recipe, output: Path, *, device: str, log: Path) -> None:
                 _log(
                     log, f"step {step} held-out trait accuracy: " + held_out_accuracy(model, tokenizer, size, mean, std)
                 )
-                _save(checkpoint, model, optimizer, seen, step)
+                _save(checkpoint, model, optimizer, seen, step, size)
     package(model, seen, output)
     _log(log, f"done: {output / 'open_clip_model.safetensors'}")
 
@@ -247,20 +270,13 @@ def package(model: open_clip.CLIP, seen: Tensor, output: Path) -> None:
     save_file(half, output / "open_clip_model.safetensors")
 
 
-def _size_at(recipe: Recipe, step: int) -> int:
-    for size, steps in recipe.stages:
-        if step < steps:
-            return size
-        step -= steps
-    return recipe.stages[-1][0]
-
-
-def _stages_left(recipe: Recipe, step: int) -> Iterator[tuple[int, int]]:
+def _stages_left(recipe: Recipe, step: int) -> Iterator[tuple[Stage, int]]:
+    """The stages that are not over at `step`, each with the step at which it ends."""
     end = 0
-    for size, steps in recipe.stages:
-        end += steps
+    for stage in recipe.stages:
+        end += stage.steps
         if step < end:
-            yield size, end
+            yield stage, end
 
 
 def _schedule(step: int, total: int, warmup: int) -> float:
@@ -275,12 +291,16 @@ def _resized(model: open_clip.CLIP, size: int) -> open_clip.CLIP:
     return larger
 
 
-def _save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, seen: Tensor, step: int) -> None:
+def _save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, seen: Tensor, step: int, size: int) -> None:
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
     tensors["seen"] = seen
-    save_file({k: v.contiguous() for k, v in tensors.items()}, path.with_suffix(".part"), {"step": str(step)})
+    save_file(
+        {k: v.contiguous() for k, v in tensors.items()},
+        path.with_suffix(".part"),
+        {"step": str(step), "size": str(size)},
+    )
     path.with_suffix(".part").replace(path)
 
 
