@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import sys
 import warnings
@@ -105,6 +106,7 @@ def _demo(arguments: argparse.Namespace) -> None:
 
 
 def _explain(arguments: argparse.Namespace) -> None:
+    from finercam_clip.explainer import check_options
     from finercam_clip.images import read_image
     from finercam_clip.render import check_output
 
@@ -113,12 +115,14 @@ def _explain(arguments: argparse.Namespace) -> None:
         output = Path(f"{arguments.image.stem}-finercam.png")
     if output is not None:
         check_output(output)
+        if output.exists() and output.resolve() == arguments.image.resolve():
+            raise InputError(f"--output {output} is the image itself, which is never overwritten")
     if arguments.nearest is not None and arguments.contrast:
         raise InputError("give --contrast or --nearest, not both")
     image = read_image(arguments.image)
     contrasts = arguments.contrast if arguments.nearest is None else arguments.nearest
-    names = ("method", "objective", "gamma", "pooling", "templates", "vocabulary")
-    options = {name: getattr(arguments, name) for name in names}
+    options = {name: getattr(arguments, name) for name in Options.__dataclass_fields__}
+    check_options(Options(**options))
     explanation = _load(arguments).explain(image, arguments.target, contrasts, **options)
     if output is not None:
         explanation.save(output)
@@ -188,6 +192,9 @@ def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command. Returns 0, or 2 after one line on stderr about what the user can mend."""
     options = build_parser().parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):  # a terminal that cannot show a letter shows "?"
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning)
         warnings.filterwarnings("ignore", category=DeprecationWarning)
@@ -196,7 +203,7 @@ def main(arguments: list[str] | None = None) -> int:
             options.run(options)
         except InputError as error:
             _say("")
-            print(f"finercam-clip: error: {error}", file=sys.stderr)
+            print(f"finercam-clip: error: {' '.join(str(error).split())}", file=sys.stderr)
             return 2
         except KeyboardInterrupt:
             print("finercam-clip: stopped", file=sys.stderr)

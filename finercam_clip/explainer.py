@@ -279,12 +279,20 @@ class ImageEncoding:
 
 
 def _changed(options: Options, changes: dict[str, Any]) -> Options:
-    """The options with some replaced, checked at this one border."""
+    """The options with some replaced, checked."""
     allowed = list(Options.__dataclass_fields__)
     for name in changes:
         if name not in allowed:
             raise InputError(f"there is no option '{name}'; there are {', '.join(allowed)}")
-    options = replace(options, **changes)
+    return check_options(replace(options, **changes))
+
+
+def check_options(options: Options) -> Options:
+    """The options as they are.
+
+    Raises:
+        InputError: a name is not in its table, or gamma is not a number from 0 up.
+    """
     if not (isinstance(options.gamma, (int, float)) and math.isfinite(options.gamma) and options.gamma >= 0):
         raise InputError(f"gamma is a number from 0 (the plain method) up, as 0.6; not {options.gamma!r}")
     method_named(options.method)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -94,6 +94,10 @@ class Explanation:
 
     def panel(self) -> NDArray[np.uint8]:
         """Image | target alone | contrasts alone | difference, with texts and scores: uint8 [h, w, 3]."""
+        if max(self.image.shape[:2]) > render.TILE:  # drawn at the size it is shown at: 60 megapixels cost no more
+            image = render.shrunk(self.image)
+            geometry = replace(self.geometry, image=(image.shape[0], image.shape[1]))
+            return replace(self, image=image, geometry=geometry).panel()
         scale = float(np.abs(self.target_grid).max())  # one scale for both, so that they can be compared
         if self.contrast_grid is not None:
             scale = max(scale, float(np.abs(self.contrast_grid).max()))
@@ -143,7 +147,7 @@ class Explanation:
 
     def to_json(self) -> str:
         """`to_dict` as JSON text."""
-        return json.dumps(self.to_dict(), ensure_ascii=False)
+        return json.dumps(self.to_dict())
 
     def _tile(self, grid: NDArray[np.float32], scale: float, title: str, caption: str) -> render.Tile:
         heat = self.geometry.to_image(self._positive(grid, scale))

@@ -52,11 +52,13 @@ def family_of(visual: Tower) -> Family:
     for family in FAMILIES:
         if family.matches(visual):
             return family
-    raise InputError(
-        f"image towers of type {type(visual).__name__} are not supported yet; supported: "
-        + ", ".join(family.name for family in FAMILIES)
-        + " (see finercam-clip models)"
-    )
+    raise unsupported(f"an image tower of type {type(visual).__name__}")
+
+
+def unsupported(what: str) -> InputError:
+    """The error for a tower of no family."""
+    names = ", ".join(family.name for family in FAMILIES)
+    return InputError(f"{what} is not supported yet; supported families: {names} (finercam-clip models lists models)")
 
 
 def family_of_config(config: dict[str, Any]) -> str | None:

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import difflib
 import logging
+import os
 import pickle
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import open_clip
 import torch
+from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from torch import Tensor, nn
 
 from finercam_clip.errors import InputError
-from finercam_clip.families import family_of_config
+from finercam_clip.families import family_of_config, unsupported
 from finercam_clip.prompts import Tokenizer
 
 BUNDLED = "aviary"
@@ -69,14 +71,20 @@ def load_model(
         source, tag = name, None
     else:
         source, tag = name, check_pretrained(name, pretrained)
+        check_family(name)
     if tag == "random":
         warnings.warn(f"{name} with RANDOM weights: its heatmaps mean nothing; for tests and benchmarks", stacklevel=3)
     with _loading_errors(name or BUNDLED, tag), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # "random" is the same every time
-        model, _, preprocess = open_clip.create_model_and_transforms(
-            source, pretrained=None if tag == "random" else tag, device=place, precision=precision
+        model = open_clip.create_model(
+            source,
+            pretrained=None if tag == "random" else tag,
+            device=place,
+            precision=precision,
+            require_pretrained=tag != "random",  # otherwise open_clip falls back to random weights, and only logs it
         )
         tokenizer = open_clip.get_tokenizer(source)
+    preprocess_cfg = PreprocessCfg(**open_clip.get_model_preprocess_cfg(model))
     model.eval().requires_grad_(False)
     table = _token_table(model)
     known = (table != 0).any(1) if table is not None else None
@@ -84,8 +92,8 @@ def load_model(
         name=name or BUNDLED,
         pretrained=tag or "bundled" if source.endswith(str(BUNDLED_FOLDER)) else tag or name or "",
         model=model,
-        preprocess=preprocess,
-        preprocess_cfg=dict(open_clip.get_model_preprocess_cfg(model)),
+        preprocess=image_transform_v2(preprocess_cfg, is_train=False),
+        preprocess_cfg=asdict(preprocess_cfg),
         tokenizer=tokenizer,
         known_tokens=None if known is None or bool(known.all()) else known,
         device=place,
@@ -110,6 +118,14 @@ def list_models() -> list[Listed]:
     return listed
 
 
+def check_family(name: str) -> None:
+    """Raises InputError for an architecture whose image tower is of no family, before anything is built."""
+    config = _vision_config(name)
+    if family_of_config(config) is None:
+        kind = config.get("timm_model_name", "ModifiedResNet")
+        raise unsupported(f"{name} (image tower {kind})")
+
+
 def _vision_config(name: str) -> dict[str, Any]:
     return dict(open_clip.get_model_config(name)["vision_cfg"])
 
@@ -126,7 +142,7 @@ def check_pretrained(name: str, pretrained: str | None) -> str:
         raise InputError(f"{name} needs weights: its pretrained tags are {options}; or a checkpoint file, or 'random'")
     if pretrained == "random" or pretrained in tags:
         return pretrained
-    if Path(pretrained).is_file():
+    if os.path.isfile(pretrained):  # noqa: PTH113 - False, not an OSError, for a name that no file can have
         return pretrained
     if Path(pretrained).suffix or "/" in pretrained:
         raise InputError(f"{pretrained}: no such checkpoint file")
@@ -163,7 +179,9 @@ def _loading_errors(name: str, tag: str | None) -> Iterator[None]:
     level = logging.root.manager.disable
     logging.disable(logging.ERROR)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     except InputError:
         raise
     except pickle.UnpicklingError as error:
@@ -172,9 +190,9 @@ def _loading_errors(name: str, tag: str | None) -> Iterator[None]:
         ) from error
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        if "size mismatch" in str(error) or "Missing key" in str(error) or "Unexpected key" in str(error):
+        if any(sign in str(error) for sign in ("size mismatch", "Missing key", "Unexpected key", "width changed")):
             raise InputError(f"the checkpoint {tag} does not fit {name}: it is of another architecture") from error
-        if tag and Path(tag).is_file():
+        if tag and os.path.isfile(tag):  # noqa: PTH113
             raise InputError(f"{tag} cannot be read as a checkpoint: {reason[:200]}") from error
         weights = f"{name} ({tag})" if tag else name
         if "download" in reason.lower() or "connection" in reason.lower():

@@ -18,7 +18,7 @@ from finercam_clip.opencv import cv2
 
 Picture = NDArray[np.uint8]
 FORMATS = (".png", ".jpg", ".jpeg", ".webp")
-_TILE = 360  # longest side of a panel's tile, pixels
+TILE = 360  # longest side of a panel's tile, pixels
 _INK, _FAINT, _WARNING, _PAPER = (24, 24, 27), (113, 113, 122), (190, 30, 30), (255, 255, 255)
 
 
@@ -64,7 +64,7 @@ def overlay(
 def panel(tiles: Sequence[Tile]) -> Picture:
     """The tiles side by side at one size, each under its title and over its caption: uint8 [h, w, 3]."""
     height, width = tiles[0].image.shape[:2]
-    factor = _TILE / max(height, width)
+    factor = TILE / max(height, width)
     w, h = max(round(width * factor), 1), max(round(height * factor), 1)
     column, margin, header = max(w, 200), 16, 34
     captions = [_wrapped(tile.caption, column) for tile in tiles]
@@ -84,6 +84,13 @@ def panel(tiles: Sequence[Tile]) -> Picture:
             ink = _WARNING if tile.warning else _INK if row == 0 else _FAINT
             pen.text((x, header + h + 8 + 20 * row), line, font=_font(14), fill=ink)
     return np.asarray(sheet)
+
+
+def shrunk(image: Picture) -> Picture:
+    """A larger image at the size of a panel's tile."""
+    factor = TILE / max(image.shape[:2])
+    size = tuple(max(round(side * factor), 1) for side in image.shape[1::-1])
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def write_picture(path: str | Path, image: Picture) -> Path:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 
 from finercam_clip.aviary import world
@@ -35,7 +34,7 @@ def demo(output: Path) -> list[str]:
     scene = demo_scene()
     target = world.describe(((SLOT, scene.bird[SLOT]),))
     contrast = world.describe(((SLOT, OTHER),))
-    explanation = load().explain(np.asarray(Image.open(IMAGE).convert("RGB")), target, [contrast])
+    explanation = load().explain(IMAGE, target, [contrast])
     explanation.save(output)
     peak = explanation.peak
     if peak is None or not scene.masks[world.part_of(SLOT)][peak[1], peak[0]]:
