@@ -19,7 +19,7 @@ class Options:
     vocabulary: concepts to take contrasts from: a name in prompts/, a text file, or texts.
     """
 
-    method: str = "gradcam"
+    method: str = "hirescam"
     gamma: float = 0.6
     objective: str = "finer"
     pooling: str = "model"

@@ -50,7 +50,7 @@ def overlay(
     if not 0 <= opacity <= 1:
         raise InputError(f"opacity lies between 0 and 1, not {opacity}")
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None].astype(np.float32) * 0.7 + 60
-    weight = (opacity * np.sqrt(np.clip(heat, 0, 1)))[..., None]
+    weight = (opacity * np.clip(1.6 * heat, 0, 1))[..., None]
     blended = grey * (1 - weight) + colour(heat) * weight
     if seen is not None:
         x0, y0, x1, y1 = seen

@@ -104,9 +104,19 @@ def test_caption_loss_leaves_out_true_captions_of_others() -> None:
 
 @pytest.mark.slow
 def test_training_resumes_where_it_stopped_and_packages_known_words(tmp_path: Path) -> None:
-    recipe = train.Recipe(stages=(train.Stage(32, 2), train.Stage(48, 2)), batch=4, warmup=1, checkpoint_every=2)
+    recipe = train.Recipe(
+        stages=(train.Stage(32, 2, (1e-3, 1e-4)), train.Stage(48, 2, (1e-3, 0.0))),
+        batch=4,
+        warmup=1,
+        checkpoint_every=2,
+    )
     train.train(recipe, tmp_path / "whole", device="cpu", log=tmp_path / "log")
-    train.train(replace(recipe, stages=(train.Stage(32, 2),)), tmp_path / "parts", device="cpu", log=tmp_path / "log")
+    train.train(
+        replace(recipe, stages=(train.Stage(32, 2, (1e-3, 1e-4)),)),
+        tmp_path / "parts",
+        device="cpu",
+        log=tmp_path / "log",
+    )
     whole = load_file(tmp_path / "whole" / "open_clip_model.safetensors")
     assert all(tensor.dtype == torch.float16 for tensor in whole.values())
     known = (whole["token_embedding.weight"] != 0).any(1)

@@ -43,16 +43,17 @@ HELD_OUT_LOG_SEED = 900_000_000  # for the figures in the log; other held-out se
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of the curriculum: `steps` on pictures of `size` pixels.
+    """A part of the curriculum: `steps` on pictures of `size` pixels, the learning rate falling linearly.
 
-    borrowed: class tokens are borrowed in the last block, see `encode_images`. even: every slot's loss in units of
-    chance, so that slots of few values (shapes, patterns) weigh as much as colours.
+    borrowed: class tokens are borrowed in the last block, see `encode_images`. hard: slots weigh as much as they are
+    still unsolved, see `trait_loss`.
     """
 
     size: int
     steps: int
+    rates: tuple[float, float]
     borrowed: bool = True
-    even: bool = False
+    hard: bool = False
 
 
 @dataclass(frozen=True)
@@ -60,13 +61,12 @@ class Recipe:
     """Everything that decides the weights, apart from the world and the architecture."""
 
     stages: tuple[Stage, ...] = (
-        Stage(64, 3500, borrowed=False),
-        Stage(64, 1000),
-        Stage(96, 1000),
-        Stage(96, 2200, even=True),
+        Stage(64, 3500, (1e-3, 6e-4), borrowed=False),
+        Stage(64, 1000, (6e-4, 4e-4)),
+        Stage(96, 1500, (4e-4, 1.2e-4)),
+        Stage(96, 1700, (5e-4, 0.0), hard=True),
     )
     batch: int = 64
-    learning_rate: float = 1e-3
     weight_decay: float = 0.02
     warmup: int = 400
     trait_weight: float = 1.0
@@ -126,17 +126,19 @@ def encode_texts(model: open_clip.CLIP, tokens: Tensor) -> Tensor:
     return F.normalize(x @ model.text_projection, dim=-1)
 
 
-def trait_loss(similarities: Tensor, values: Tensor, *, even: bool) -> Tensor:
+def trait_loss(similarities: Tensor, values: Tensor, *, hard: bool) -> Tensor:
     """Mean cross-entropy over slots. similarities: scaled, [B, all traits]; values: true index a slot, [B, slots].
 
-    even: each slot's in units of its chance level, log of the number of its values.
+    hard: each slot's in units of its chance level, log of the number of its values, and weighted by itself, so that
+    what is not learned yet (small shapes and patterns) is not drowned by what is.
     """
     losses, start = [], 0
     for column, options in enumerate(world.SLOTS.values()):
         loss = F.cross_entropy(similarities[:, start : start + len(options)], values[:, column])
-        losses.append(loss / math.log(len(options)) if even else loss)
+        losses.append(loss / math.log(len(options)) if hard else loss)
         start += len(options)
-    return torch.stack(losses).mean()
+    each = torch.stack(losses)
+    return (each.detach() / each.detach().sum() * each).sum() if hard else each.mean()
 
 
 def caption_loss(similarities: Tensor, true: Tensor) -> Tensor:
@@ -202,7 +204,7 @@ def train(recipe: Recipe, output: Path, *, device: str, log: Path) -> None:
         for pixels, values in DataLoader(data, batch_size=recipe.batch, num_workers=1, prefetch_factor=4):
             rng = np.random.default_rng((world.TRAINING_SEEDS, step))
             for group in optimizer.param_groups:
-                group["lr"] = recipe.learning_rate * _schedule(step, total, recipe.warmup)
+                group["lr"] = _learning_rate(stage, stop - step) * min(1.0, (step + 1) / recipe.warmup)
             captions, true = draw_captions(values, rng)
             texts = [world.describe((trait,), rng) for trait in world.TRAITS] + captions
             tokens = tokenizer(texts)
@@ -213,7 +215,7 @@ def train(recipe: Recipe, output: Path, *, device: str, log: Path) -> None:
                 embeddings = encode_texts(model, tokens.to(device))
             scale = model.logit_scale.exp().clamp(max=100)
             similarities = scale * images.float() @ embeddings.float().T
-            traits = trait_loss(similarities[:, : len(world.TRAITS)], values.to(device), even=stage.even)
+            traits = trait_loss(similarities[:, : len(world.TRAITS)], values.to(device), hard=stage.hard)
             pairs = caption_loss(similarities[:, len(world.TRAITS) :], true.to(device))
             loss = recipe.trait_weight * traits + recipe.caption_weight * pairs
             optimizer.zero_grad(set_to_none=True)
@@ -241,7 +243,7 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
     matrices = [p for n, p in model.named_parameters() if p.ndim >= 2 and "embedding" not in n]
     others = [p for n, p in model.named_parameters() if p.ndim < 2 or "embedding" in n]
     groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.98))
+    return torch.optim.AdamW(groups, betas=(0.9, 0.98))
 
 
 @torch.no_grad()
@@ -279,8 +281,9 @@ def _stages_left(recipe: Recipe, step: int) -> Iterator[tuple[Stage, int]]:
             yield stage, end
 
 
-def _schedule(step: int, total: int, warmup: int) -> float:
-    return min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * step / total))
+def _learning_rate(stage: Stage, left: int) -> float:
+    first, last = stage.rates
+    return last + (first - last) * left / stage.steps
 
 
 def _resized(model: open_clip.CLIP, size: int) -> open_clip.CLIP:

@@ -1,0 +1,112 @@
+"""Directions in embedding space against closed forms and finite differences."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from finercam_clip import InputError
+from finercam_clip.objectives import (
+    OBJECTIVES,
+    directions,
+    finer,
+    finer_softmax,
+    finer_softmax_upstream,
+    objective_named,
+)
+
+SCALE = 50.0
+
+
+def _unit(rows: int, seed: int) -> Tensor:
+    return F.normalize(
+        torch.randn(rows, 16, generator=torch.Generator().manual_seed(seed), dtype=torch.float64), dim=-1
+    )
+
+
+TARGETS, CONTRASTS, IMAGE = _unit(4, 0), _unit(3, 1), _unit(1, 2)[0]
+
+
+def _ask(name: str, gamma: float, targets: Tensor = TARGETS, contrasts: Tensor = CONTRASTS) -> Tensor:
+    return directions(OBJECTIVES[name], targets, contrasts, IMAGE, scale=SCALE, gamma=gamma)
+
+
+def _slopes(objective: object, s: Tensor, gamma: float = 1.0) -> Tensor:
+    s = s.clone().requires_grad_()
+    return torch.autograd.grad(objective(s, gamma), s)[0]  # type: ignore[operator]
+
+
+def test_finer_is_the_papers_mean_difference() -> None:
+    expected = SCALE * (TARGETS - 0.6 * CONTRASTS.mean(0))
+    torch.testing.assert_close(_ask("finer", 0.6), expected)
+
+
+def test_similarity_is_the_text_itself() -> None:
+    torch.testing.assert_close(_ask("similarity", 0.6), SCALE * TARGETS)
+
+
+def test_probability_is_the_softmax_derivative() -> None:
+    for target, found in zip(TARGETS, _ask("probability", 0.6), strict=True):
+        texts = torch.cat([target[None], CONTRASTS])
+        p = (SCALE * texts @ IMAGE).softmax(0)
+        torch.testing.assert_close(found, SCALE * p[0] * (target - p @ texts))
+
+
+@pytest.mark.parametrize("name", ["finer", "similarity", "probability", "finer-softmax-upstream"])
+def test_a_direction_is_the_objectives_gradient_at_the_embedding(name: str) -> None:
+    found = _ask(name, 0.6)[0]
+    texts, step = torch.cat([TARGETS[:1], CONTRASTS]), 1e-6
+    for axis in range(len(IMAGE)):
+        shift = torch.zeros_like(IMAGE)
+        shift[axis] = step
+        up, down = (OBJECTIVES[name](SCALE * texts @ (IMAGE + sign * shift), 0.6) for sign in (1, -1))
+        assert float(found[axis]) == pytest.approx(float(up - down) / (2 * step), abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["finer", "finer-softmax", "similarity"])
+def test_without_contrasts_it_is_the_similarity(name: str) -> None:
+    torch.testing.assert_close(_ask(name, 0.6, contrasts=CONTRASTS[:0]), SCALE * TARGETS)
+
+
+@pytest.mark.parametrize("name", ["finer", "finer-softmax"])
+def test_gamma_zero_is_the_similarity(name: str) -> None:
+    torch.testing.assert_close(_ask(name, 0.0), SCALE * TARGETS)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_many_questions_at_once_are_the_same_as_one_by_one(name: str) -> None:
+    one_by_one = torch.cat([_ask(name, 0.6, targets=target[None]) for target in TARGETS])
+    torch.testing.assert_close(_ask(name, 0.6), one_by_one)
+
+
+def test_order_of_contrasts_does_not_matter() -> None:
+    for name in OBJECTIVES:
+        torch.testing.assert_close(_ask(name, 0.6), _ask(name, 0.6, contrasts=CONTRASTS.flip(0)))
+
+
+def test_upstreams_weights_flip_the_contrast_at_a_large_gap_and_ours_do_not() -> None:
+    """PEERS: at a logit gap of 18 the gradient through the weights turns (1, -1) into about (-0.10, +0.10)."""
+    at = {gap: torch.tensor([float(gap), 0.0]) for gap in (0, 10, 18)}
+    upstream = {gap: _slopes(finer_softmax_upstream, s) for gap, s in at.items()}
+    torch.testing.assert_close(upstream[10], torch.tensor([1.0, -1.0]), atol=2e-3, rtol=0)
+    torch.testing.assert_close(upstream[18], torch.tensor([-0.10, 0.10]), atol=2e-2, rtol=0)
+    for s in at.values():
+        constant = _slopes(finer_softmax, s)
+        assert constant[0] > 0
+        assert constant[1] < 0
+        torch.testing.assert_close(_slopes(finer, s), torch.tensor([1.0, -1.0]))
+
+
+def test_constant_weights_are_upstreams_formula() -> None:
+    s = torch.tensor([2.0, 1.5, -1.0])
+    p = s.softmax(0)
+    expected = (p[1] * (s[0] - 0.6 * s[1]) + p[2] * (s[0] - 0.6 * s[2])) / (p[1] + p[2])
+    torch.testing.assert_close(finer_softmax(s, 0.6), expected)
+    torch.testing.assert_close(finer_softmax_upstream(s, 0.6), expected)
+
+
+def test_an_unknown_objective_is_an_error_that_lists_them() -> None:
+    with pytest.raises(InputError, match="finer, similarity, probability"):
+        objective_named("softmax")

@@ -1,0 +1,196 @@
+"""The closed form of the last block against torch's own graph, and both against finite differences."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import tiny_explainer
+from torch import Tensor
+
+from finercam_clip import InputError
+from finercam_clip.explainer import Explainer
+from finercam_clip.families import family_of
+from finercam_clip.methods import METHODS
+from finercam_clip.tails import AutogradTail, ClassTokenTail
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "square": {"image_size": 32},
+    "two layers": {"layers": 2},
+    "norm after pooling": {"final_ln_after_pool": True},
+    "layer scale": {"ls_init_value": 0.3},
+    "quick gelu": {"quick_gelu": True},
+}
+
+
+def _pixels(explainer: Explainer, count: int = 2) -> Tensor:
+    h, w = explainer.loaded.model.visual.image_size
+    return torch.randn(count, 3, h, w, generator=torch.Generator().manual_seed(1))
+
+
+def _forward_from_patches(visual: Any, pixels: Tensor, change: Callable[[Tensor], Tensor], pooling: str) -> Tensor:
+    """f, unit norm, with the patch tokens of the last block's ln_1 changed: the model itself, by a hook."""
+
+    def swap(module: Any, inputs: Any, output: Tensor) -> Tensor:
+        return torch.cat([output[:, :1], change(output[:, 1:])], 1)
+
+    kept = {}
+    handles = [
+        visual.transformer.resblocks[-1].ln_1.register_forward_hook(swap),
+        visual.transformer.register_forward_hook(lambda m, i, o: kept.update(tokens=o)),
+    ]
+    try:
+        with torch.no_grad():
+            f = visual(pixels)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if pooling == "mean":
+        f = visual.ln_post(kept["tokens"])[:, 1:].mean(1) @ visual.proj
+    return F.normalize(f, dim=-1)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_the_closed_form_is_the_recorded_graph(name: str) -> None:
+    explainer = tiny_explainer(**VARIANTS[name])
+    visual, pixels = explainer.loaded.model.visual, _pixels(explainer)
+    closed = explainer.family.encode(visual, pixels, "model")
+    directions = torch.randn(5, 32, generator=torch.Generator().manual_seed(2)) * 20
+    for i, tail in enumerate(closed):
+        assert isinstance(tail, ClassTokenTail)
+        graph = _graph(explainer, pixels[i : i + 1])
+        torch.testing.assert_close(tail.activations, graph.activations, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(tail.embedding, graph.embedding, rtol=1e-5, atol=1e-6)
+        for one, two in zip(tail.gradients(directions), graph.gradients(directions), strict=True):
+            assert float((one - two).abs().max()) <= 1e-5 * float(two.abs().max())
+        for method in METHODS.values():
+            one, two = method(tail, directions), method(graph, directions)
+            assert float((one - two).abs().max()) <= 2e-5 * float(two.abs().max())
+
+
+def _graph(explainer: Explainer, pixels: Tensor) -> AutogradTail:
+    """The plain autograd tail of the same tower."""
+    from finercam_clip.families import _autograd_tail
+
+    return _autograd_tail(explainer.loaded.model.visual, pixels, "model")
+
+
+@pytest.mark.parametrize("pooling", ["model", "mean"])
+@pytest.mark.parametrize("pool_type", ["tok", "avg"])
+def test_gradients_agree_with_finite_differences_in_float64(pooling: str, pool_type: str) -> None:
+    explainer = tiny_explainer(pool_type=pool_type)
+    visual, pixels = explainer.loaded.model.visual, _pixels(explainer, 1)
+    direction = torch.randn(32, generator=torch.Generator().manual_seed(3))
+    tail = explainer.family.encode(visual, pixels, pooling)[0]
+    (gradient,) = tail.gradients(direction[None])
+    precise = copy.deepcopy(visual).double()
+    rng = np.random.default_rng(0)
+    step = 1e-5
+    for _ in range(12):
+        n, c = int(rng.integers(gradient.shape[0])), int(rng.integers(gradient.shape[1]))
+        shift = torch.zeros(gradient.shape, dtype=torch.float64)
+        shift[n, c] = step
+        up, down = (
+            _forward_from_patches(precise, pixels.double(), lambda a, s=sign * shift: a + s, pooling)[0]
+            @ direction.double()
+            for sign in (1, -1)
+        )
+        slope = float(up - down) / (2 * step)
+        assert abs(slope - float(gradient[n, c])) <= 1e-5 * float(gradient.abs().max()) + 1e-7
+
+
+def test_gradcam_is_the_slope_of_a_shared_shift_and_hirescam_of_a_gate(tiny: Explainer) -> None:
+    """DESIGN section 2, in float64 on the model itself."""
+    visual, pixels = tiny.loaded.model.visual, _pixels(tiny, 1)
+    tail = tiny.family.encode(visual, pixels, "model")[0]
+    direction = torch.randn(32, generator=torch.Generator().manual_seed(4))
+    precise, step = copy.deepcopy(visual).double(), 1e-5
+    activations = tail.activations.double()
+
+    def slope(change: Callable[[Tensor, float], Tensor]) -> float:
+        up, down = (
+            _forward_from_patches(precise, pixels.double(), lambda a, e=e: change(a, e), "model")[0]
+            @ direction.double()
+            for e in (step, -step)
+        )
+        return float(up - down) / (2 * step)
+
+    hires = METHODS["hirescam"](tail, direction[None])[0]
+    grad = METHODS["gradcam"](tail, direction[None])[0]
+    count = len(activations)
+    for n in (0, 7, count - 1):
+        gate = torch.zeros(count, 1, dtype=torch.float64)
+        gate[n] = 1
+        assert slope(lambda a, e, g=gate: a * (1 + e * g)) == pytest.approx(float(hires[n]), abs=1e-5)
+        shift = activations[n] / count
+        assert slope(lambda a, e, s=shift: a + e * s) == pytest.approx(float(grad[n]), abs=1e-5)
+
+
+def test_the_embedding_is_the_models_own(tiny: Explainer) -> None:
+    pixels = _pixels(tiny)
+    own = F.normalize(tiny.loaded.model.encode_image(pixels), dim=-1)
+    for tail, f in zip(tiny.family.encode(tiny.loaded.model.visual, pixels, "model"), own, strict=True):
+        torch.testing.assert_close(tail.embedding, f, rtol=1e-5, atol=1e-6)
+
+
+def test_a_cell_of_the_grid_is_that_patch_of_the_image(tiny: Explainer) -> None:
+    """Also on a grid that is not square: after the first block, the changed patch's own token has moved most."""
+    visual, pixels = tiny.loaded.model.visual, _pixels(tiny, 1)
+    h, w = family_of(visual).grid(visual, (32, 48))
+    assert (h, w) == (4, 6)
+    kept: list[Tensor] = []
+    handle = visual.transformer.resblocks[0].register_forward_hook(lambda m, i, o: kept.append(o))
+    for i, j in ((0, 0), (1, 4), (3, 5)):
+        changed = pixels.clone()
+        changed[:, :, 8 * i : 8 * i + 8, 8 * j : 8 * j + 8] += 3
+        with torch.no_grad():
+            visual(pixels), visual(changed)
+        moved = (kept[-1] - kept[-2])[0, 1:].norm(dim=1).view(h, w)
+        assert divmod(int(moved.argmax()), w) == (i, j)
+    handle.remove()
+
+
+def _state(model: Any) -> tuple[dict[str, Tensor], list[bool], list[bool], int]:
+    hooks = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules())
+    flags = [p.requires_grad for p in model.parameters()]
+    return {k: v.clone() for k, v in model.state_dict().items()}, flags, [m.training for m in model.modules()], hooks
+
+
+@pytest.mark.parametrize("pooling", ["model", "mean"])
+@pytest.mark.parametrize("asks_for_gradients", [True, False])
+def test_the_model_is_left_as_it_was(pooling: str, asks_for_gradients: bool) -> None:
+    explainer = tiny_explainer()
+    model = explainer.loaded.model.requires_grad_(asks_for_gradients)
+    before = _state(model)
+    image = np.random.default_rng(0).integers(0, 256, (40, 60, 3)).astype(np.uint8)
+    for method in METHODS:
+        explainer.explain(image, "a red bird", ["a blue bird"], pooling=pooling, method=method)
+    after = _state(model)
+    assert all(torch.equal(before[0][name], after[0][name]) for name in before[0])
+    assert before[1:] == after[1:]
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_the_model_is_left_as_it_was_after_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    explainer = tiny_explainer(pool_type="avg")
+    model = explainer.loaded.model.requires_grad_(True)
+    before = _state(model)
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("in the middle")
+
+    monkeypatch.setattr(model.visual.transformer.resblocks[-1].mlp, "forward", fail)
+    with pytest.raises(RuntimeError, match="in the middle"):
+        explainer.encode(np.zeros((32, 48, 3), np.uint8))
+    assert before[1:] == _state(model)[1:]
+
+
+def test_an_unknown_tower_is_an_error_that_says_what_is_supported() -> None:
+    with pytest.raises(InputError, match="supported families: vit"):
+        family_of(torch.nn.Linear(2, 2))
