@@ -39,21 +39,22 @@ def finer(s: Tensor, gamma: float) -> Tensor:
 def finer_softmax(s: Tensor, gamma: float) -> Tensor:
     """The difference as upstream's code weighs it: sum p_i (s_target - gamma s_i) / sum p_i, i over contrasts.
 
-    The weights p = softmax(s) are held constant. With the gradient through them (`finer_softmax_upstream`) a contrast's
-    sign flips once its logit gap is large, and the map shows the contrast where it should show the target.
+    The weights, p = softmax(s), are held constant; p_i / sum p_i is the softmax over the contrasts alone. With the
+    gradient through them (`finer_softmax_upstream`) a contrast's sign flips once its logit gap is large, and the map
+    shows the contrast where it should show the target.
     """
-    return _weighted_difference(s, gamma, s.softmax(-1).detach())
+    if s.shape[-1] == 1:
+        return s[..., 0]
+    weights = s[..., 1:].softmax(-1).detach()
+    return s[..., 0] - gamma * (weights * s[..., 1:]).sum(-1)
 
 
 def finer_softmax_upstream(s: Tensor, gamma: float) -> Tensor:
     """`finer_softmax` with the gradient through the weights, as in upstream's FinerWeightedTarget. For parity only."""
-    return _weighted_difference(s, gamma, s.softmax(-1))
-
-
-def _weighted_difference(s: Tensor, gamma: float, p: Tensor) -> Tensor:
     if s.shape[-1] == 1:
         return s[..., 0]
-    return (p[..., 1:] * (s[..., :1] - gamma * s[..., 1:])).sum(-1) / (p[..., 1:].sum(-1) + 1e-9)
+    p = s.softmax(-1)[..., 1:]
+    return (p * (s[..., :1] - gamma * s[..., 1:])).sum(-1) / (p.sum(-1) + 1e-9)
 
 
 Objective = Callable[[Tensor, float], Tensor]

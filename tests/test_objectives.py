@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -65,7 +67,24 @@ def test_a_direction_is_the_objectives_gradient_at_the_embedding(name: str) -> N
         assert float(found[axis]) == pytest.approx(float(up - down) / (2 * step), abs=1e-5)
 
 
-@pytest.mark.parametrize("name", ["finer", "finer-softmax", "similarity"])
+def test_with_constant_weights_the_weights_are_not_differentiated() -> None:
+    """finer-softmax is the gradient at the embedding of the difference with p frozen: finite differences."""
+    found = _ask("finer-softmax", 0.6)[0]
+    texts, step = torch.cat([TARGETS[:1], CONTRASTS]), 1e-6
+    p = (SCALE * texts @ IMAGE).softmax(0)[1:]
+
+    def frozen(f: Tensor) -> Tensor:
+        s = SCALE * texts @ f
+        return (p * (s[0] - 0.6 * s[1:])).sum() / p.sum()
+
+    for axis in range(len(IMAGE)):
+        shift = torch.zeros_like(IMAGE)
+        shift[axis] = step
+        slope = float(frozen(IMAGE + shift) - frozen(IMAGE - shift)) / (2 * step)
+        assert float(found[axis]) == pytest.approx(slope, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["finer", "finer-softmax", "finer-softmax-upstream", "similarity"])
 def test_without_contrasts_it_is_the_similarity(name: str) -> None:
     torch.testing.assert_close(_ask(name, 0.6, contrasts=CONTRASTS[:0]), SCALE * TARGETS)
 
@@ -73,6 +92,28 @@ def test_without_contrasts_it_is_the_similarity(name: str) -> None:
 @pytest.mark.parametrize("name", ["finer", "finer-softmax"])
 def test_gamma_zero_is_the_similarity(name: str) -> None:
     torch.testing.assert_close(_ask(name, 0.0), SCALE * TARGETS)
+
+
+@pytest.mark.parametrize("name", ["finer", "finer-softmax"])
+@pytest.mark.parametrize("gap", [0.0, 25.0, 150.0])
+def test_gamma_zero_is_the_similarity_however_far_the_contrasts_are(name: str, gap: float) -> None:
+    """In float32 the contrasts' probabilities are exactly 0 at a gap of 150."""
+    slopes = _slopes(OBJECTIVES[name], torch.tensor([gap, 0.0, -1.0]), gamma=0.0)
+    torch.testing.assert_close(slopes, torch.tensor([1.0, 0.0, 0.0]))
+
+
+def test_upstreams_gamma_zero_is_the_similarity_up_to_its_epsilon() -> None:
+    """sum p / (sum p + 1e-9) of it, while the contrasts' probability p is well above the epsilon."""
+    s = torch.tensor([2.0, 1.5, -1.0], dtype=torch.float64)
+    slopes = _slopes(finer_softmax_upstream, s, gamma=0.0)
+    torch.testing.assert_close(slopes, torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64), atol=1e-8, rtol=0)
+
+
+def test_a_certain_probability_has_no_gradient_left() -> None:
+    """The known weakness of explaining softmax (PEERS section 3): in float32, exactly nothing at a gap of 20."""
+    assert float(_slopes(OBJECTIVES["probability"], torch.tensor([1.0, 0.0]))[0]) > 0.1
+    assert float(_slopes(OBJECTIVES["probability"], torch.tensor([20.0, 0.0]))[0]) == 0
+    assert float(_slopes(finer, torch.tensor([20.0, 0.0]))[0]) == 1
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -97,6 +138,28 @@ def test_upstreams_weights_flip_the_contrast_at_a_large_gap_and_ours_do_not() ->
         assert constant[0] > 0
         assert constant[1] < 0
         torch.testing.assert_close(_slopes(finer, s), torch.tensor([1.0, -1.0]))
+
+
+@pytest.mark.parametrize("gap", [1.0, 5.0, 10.0, 18.0, 20.7])
+def test_upstreams_slope_has_its_closed_form(gap: float) -> None:
+    """With one contrast L = r(g) g, r = p / (p + 1e-9), p = sigmoid(-g): L' = r - g 1e-9 p (1 - p) / (p + 1e-9)^2."""
+    p, epsilon = 1 / (1 + math.exp(gap)), 1e-9
+    slope = p / (p + epsilon) - gap * epsilon * p * (1 - p) / (p + epsilon) ** 2
+    found = _slopes(finer_softmax_upstream, torch.tensor([gap, 0.0], dtype=torch.float64))
+    torch.testing.assert_close(found, torch.tensor([slope, -slope], dtype=torch.float64))
+    if gap == 20.7:
+        assert slope == pytest.approx(-4.67, abs=0.01)
+
+
+def test_upstream_rewards_far_contrasts_where_constant_weights_do_not() -> None:
+    """PEERS: gaps 1, 5 and 7 at 0.6. Through the weights w (softmax over contrasts): -0.6 w_j (1 + s_j - w . s)."""
+    s = torch.tensor([0.0, -1.0, -5.0, -7.0], dtype=torch.float64)
+    w = s[1:].softmax(0)
+    upstream, ours = (_slopes(objective, s, 0.6)[1:] for objective in (finer_softmax_upstream, finer_softmax))
+    torch.testing.assert_close(upstream, -0.6 * w * (1 + s[1:] - w @ s[1:]), atol=1e-7, rtol=0)
+    torch.testing.assert_close(upstream, torch.tensor([-0.64, 0.03, 0.01]).double(), atol=5e-3, rtol=0)
+    torch.testing.assert_close(ours, -0.6 * w)
+    torch.testing.assert_close(_slopes(finer, s, 0.6)[1:], torch.full((3,), -0.2, dtype=torch.float64))
 
 
 def test_constant_weights_are_upstreams_formula() -> None:
