@@ -65,6 +65,7 @@ class Recipe:
         Stage(64, 1000, (6e-4, 4e-4)),
         Stage(96, 1500, (4e-4, 1.2e-4)),
         Stage(96, 1700, (5e-4, 0.0), hard=True),
+        Stage(96, 850, (3.5e-4, 0.0), hard=True),
     )
     batch: int = 64
     weight_decay: float = 0.02
