@@ -41,8 +41,7 @@ def bench(explainer: Explainer, *, runs: int = 7, progress: Callable[[str], None
     visual = loaded.model.visual
     size = to_2tuple(visual.image_size)
     picture = np.random.default_rng(0).integers(0, 256, (*size, 3)).astype(np.uint8)
-    dtype = next(visual.parameters()).dtype
-    pixels = loaded.preprocess(Image.fromarray(picture))[None].to(loaded.device, dtype)
+    pixels = loaded.preprocess(Image.fromarray(picture))[None].to(loaded.device, loaded.dtype)
     dimension = len(explainer.encode(picture).tail.embedding)
     texts = unit_norm(torch.randn(max(QUESTIONS) + 1, dimension, generator=torch.Generator().manual_seed(0)))
     texts = texts.to(loaded.device)

@@ -153,8 +153,7 @@ class Explainer:
         pictures = [read_image(image) for image in images]
         pixels = torch.stack([self.loaded.preprocess(picture) for picture in pictures])
         visual = self.loaded.model.visual
-        dtype = next(visual.parameters()).dtype
-        tails = self.family.encode(visual, pixels.to(self.loaded.device, dtype), pooling)
+        tails = self.family.encode(visual, pixels.to(self.loaded.device, self.loaded.dtype), pooling)
         size = (pixels.shape[2], pixels.shape[3])
         mode = self.loaded.preprocess_cfg.get("resize_mode", "shortest")
         return [

@@ -34,7 +34,7 @@ class LoadedModel:
 
     name, pretrained: where it came from; model: open_clip's CLIP, frozen; preprocess: PIL RGB image -> [3, H, W];
     preprocess_cfg: open_clip's settings of it; known_tokens: bool [vocabulary], which rows of the token
-    table were ever trained, or None if all were.
+    table were ever trained, or None if all were; dtype: of the pixels that the image tower takes.
     """
 
     name: str
@@ -45,6 +45,7 @@ class LoadedModel:
     tokenizer: Tokenizer
     known_tokens: Tensor | None
     device: torch.device
+    dtype: torch.dtype = torch.float32
 
 
 def load_model(
@@ -97,6 +98,7 @@ def load_model(
         tokenizer=tokenizer,
         known_tokens=None if known is None or bool(known.all()) else known,
         device=place,
+        dtype=open_clip.get_input_dtype(precision) or torch.float32,
     )
 
 

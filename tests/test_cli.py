@@ -479,7 +479,7 @@ def test_random_weights_explain_with_a_warning_and_say_that_the_map_means_nothin
     assert answer["seen"] == pytest.approx([25, 0, 115, 90], abs=1)
     assert sum(answer["probabilities"].values()) == pytest.approx(1, abs=1e-5)
     assert answer["options"] == {
-        "method": "gradcam",
+        "method": "hirescam",
         "gamma": 0.6,
         "objective": "finer",
         "pooling": "model",

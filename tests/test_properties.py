@@ -30,8 +30,9 @@ class TestOfEveryMethod:
     def test_gamma_zero_is_the_plain_method(self, tiny: Explainer, method: str) -> None:
         image = tiny.encode(NOISE)
         plain = image.explain(RED, method=method).grid
-        assert np.array_equal(image.explain(RED, [BLUE], gamma=0, method=method).grid, plain)
-        assert np.array_equal(image.explain(RED, [BLUE], objective="similarity", method=method).grid, plain)
+        # The same direction, multiplied in a batch of another size: equal but for the last bit.
+        assert _close(image.explain(RED, [BLUE], gamma=0, method=method).grid, plain, 1e-6)
+        assert _close(image.explain(RED, [BLUE], objective="similarity", method=method).grid, plain, 1e-6)
 
     def test_swapping_target_and_contrast_negates_the_grid(self, tiny: Explainer, method: str) -> None:
         image = tiny.encode(NOISE)

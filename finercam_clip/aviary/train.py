@@ -46,7 +46,7 @@ class Stage:
     """A part of the curriculum: `steps` on pictures of `size` pixels, the learning rate falling linearly.
 
     borrowed: class tokens are borrowed in the last block, see `encode_images`. hard: slots weigh as much as they are
-    still unsolved, see `trait_loss`.
+    still unsolved, see `trait_loss`. captions: the weight of the caption loss; that of the trait loss is 1.
     """
 
     size: int
@@ -54,6 +54,7 @@ class Stage:
     rates: tuple[float, float]
     borrowed: bool = True
     hard: bool = False
+    captions: float = 0.25
 
 
 @dataclass(frozen=True)
@@ -66,12 +67,11 @@ class Recipe:
         Stage(96, 1500, (4e-4, 1.2e-4)),
         Stage(96, 1700, (5e-4, 0.0), hard=True),
         Stage(96, 850, (3.5e-4, 0.0), hard=True),
+        Stage(96, 500, (2.5e-4, 0.0), captions=1.0),
     )
     batch: int = 64
     weight_decay: float = 0.02
     warmup: int = 400
-    trait_weight: float = 1.0
-    caption_weight: float = 0.25
     checkpoint_every: int = 500
 
 
@@ -218,7 +218,7 @@ def train(recipe: Recipe, output: Path, *, device: str, log: Path) -> None:
             similarities = scale * images.float() @ embeddings.float().T
             traits = trait_loss(similarities[:, : len(world.TRAITS)], values.to(device), hard=stage.hard)
             pairs = caption_loss(similarities[:, len(world.TRAITS) :], true.to(device))
-            loss = recipe.trait_weight * traits + recipe.caption_weight * pairs
+            loss = traits + stage.captions * pairs
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
