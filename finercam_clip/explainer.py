@@ -198,7 +198,8 @@ class ImageEncoding:
         scale = self.explainer.scale
         finer = self._directions(texts[:1], texts[1:], options)
         alone = scale * texts  # each concept by itself: the target, and the contrasts together as the question has them
-        others = alone[1:].mean(0, keepdim=True) if len(texts) > 1 else alone[:0]
+        # Always three directions: products of one shape round alike, so that gamma 0 is the plain map to the last bit.
+        others = alone[1:].mean(0, keepdim=True) if len(texts) > 1 else torch.zeros_like(alone)
         maps = self.maps(torch.cat([finer, alone[:1], others]), options.method)
         cosines = texts @ self.tail.embedding
         probabilities = (scale * cosines).softmax(0)
@@ -211,7 +212,7 @@ class ImageEncoding:
             target=labels[0],
             contrasts=tuple(labels[1:]),
             target_grid=maps[1],
-            contrast_grid=maps[2] if len(maps) > 2 else None,
+            contrast_grid=maps[2] if len(texts) > 1 else None,
             similarities=dict(zip(labels, cosines.tolist(), strict=True)),
             probabilities=dict(zip(labels, probabilities.tolist(), strict=True)),
             options=options,
