@@ -241,6 +241,8 @@ class ImageEncoding:
         Both ways give the same: few directions are pulled back one by one; for many, the map of every axis of embedding
         space is computed once and the rest is a matrix product.
         """
+        if not len(directions):
+            return np.zeros((0, *self.grid), np.float32)
         if len(directions) < directions.shape[1]:
             maps = self._pulled_back(directions, method)
         else:

@@ -136,13 +136,16 @@ def test_bundled_weights_fit_the_wheel() -> None:
 
 
 def test_bundled_model_tells_pairs_apart_and_points_at_the_part_that_differs(bundled: Explainer) -> None:
-    """The bars of the first version, on 120 held-out questions of each kind (the README's figures are of more)."""
-    rows = benchmark.evaluate(bundled, methods=[Options().method], objectives=["finer"], questions=120, seed=40_000)
-    assert {row.kind for row in rows} == set(benchmark.KINDS)
+    """On 120 held-out questions of each kind; the README's figures are of 500."""
+    rows = benchmark.evaluate(bundled, methods=[Options().method], questions=120, seed=40_000)
+    found = {(row.kind, row.objective): row for row in rows}
     for row in rows:
         assert row.pair_accuracy[0] >= 0.90, row
-        assert row.pointing[2] >= 0.50, row  # the interval reaches the bar: 120 questions know the mean to 0.09
-        assert row.energy[0] > 3 * row.chance, row
+    assert found["attribute", "finer"].pointing[0] >= 0.50
+    # Questions that name three parts: what the contrast shares is subtracted, so the map points better than without.
+    finer, plain = found["species", "finer"], found["species", "similarity"]
+    assert finer.pointing[0] > plain.pointing[0]
+    assert finer.energy[0] > plain.energy[0] > 3 * finer.chance
 
 
 def test_swapping_the_colours_of_two_birds_swaps_the_answer(bundled: Explainer) -> None:

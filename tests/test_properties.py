@@ -55,7 +55,7 @@ class TestOfEveryMethod:
             image.explain(RED, [BLUE, GREEN], gamma=0, method=method),
             image.explain(RED, [BLUE], gamma=0, objective="finer-softmax", method=method),
         ):
-            assert np.array_equal(found.grid, alone.grid)
+            assert _close(found.grid, alone.grid)  # the target's text is embedded in a batch of another size
             assert _close(found.grid, found.target_grid)
 
     def test_swapping_target_and_contrast_negates_the_grid(self, tiny: Explainer, method: str) -> None:
