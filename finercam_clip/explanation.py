@@ -102,13 +102,10 @@ class Explanation:
         if self.contrast_grid is not None:
             scale = max(scale, float(np.abs(self.contrast_grid).max()))
         tiles = [render.Tile(self.image, "image", f"{self.model} · {self.options.method}")]
-        score = f"cosine {self.similarities[self.target]:.3f}   p {self.probabilities[self.target]:.2f}"
-        tiles.append(self._tile(self.target_grid, scale, "target alone", f"{self.target}\n{score}"))
+        caption = f"{self.target}\n{self._scores(self.target)}"
+        tiles.append(self._tile(self.target_grid, scale, "target alone", caption))
         if self.contrast_grid is not None:
-            lines = [
-                f"{text}   cosine {self.similarities[text]:.3f}   p {self.probabilities[text]:.2f}"
-                for text in self.contrasts[:3]
-            ]
+            lines = [f"{text}\n{self._scores(text)}" for text in self.contrasts[:3]]
             more = [f"and {len(self.contrasts) - 3} more"] if len(self.contrasts) > 3 else []
             tiles.append(self._tile(self.contrast_grid, scale, "contrast alone", "\n".join(lines + more)))
             difference = f"{self.options.objective}, gamma {self.options.gamma:g}"
@@ -148,6 +145,9 @@ class Explanation:
     def to_json(self) -> str:
         """`to_dict` as JSON text."""
         return json.dumps(self.to_dict())
+
+    def _scores(self, text: str) -> str:
+        return f"cosine {self.similarities[text]:.3f}, p {self.probabilities[text]:.2f}"
 
     def _tile(self, grid: NDArray[np.float32], scale: float, title: str, caption: str) -> render.Tile:
         heat = self.geometry.to_image(self._positive(grid, scale))
