@@ -146,7 +146,8 @@ def _grad_cam_package(visual: Any, pixels: Tensor, texts: Tensor, questions: int
     h, w = family.grid(visual, (pixels.shape[2], pixels.shape[3]))
 
     def grid(tokens: Tensor) -> Tensor:
-        return tokens[:, family.prefix :].reshape(-1, h, w, tokens.shape[-1]).permute(0, 3, 1, 2)
+        patches = family.patches(visual, tokens)
+        return patches.reshape(-1, h, w, patches.shape[-1]).permute(0, 3, 1, 2)
 
     visual.requires_grad_(True)  # as its users have it: with a frozen model it finds no graph to go back through
     try:

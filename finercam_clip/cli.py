@@ -55,6 +55,9 @@ def build_parser() -> argparse.ArgumentParser:
     explain.add_argument("--objective", default=Options.objective, help="what is explained (%(default)s)")
     explain.add_argument("--gamma", type=float, default=Options.gamma, help="comparison strength (%(default)s)")
     explain.add_argument("--pooling", default=Options.pooling, help="'model', or 'mean' as CLIP-ES (%(default)s)")
+    explain.add_argument(
+        "--image-size", type=_image_size, help="of the model's input: 448, 448x672 (height x width) or 'native'"
+    )
     explain.add_argument("--output", type=Path, help="picture to write (IMAGE-finercam.png; with --json none)")
     explain.add_argument("--json", action="store_true", help="print everything as JSON instead of a summary")
     _add_model_arguments(explain)
@@ -87,6 +90,13 @@ def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pretrained", help="its tag, a checkpoint file, or 'random'")
     parser.add_argument("--device", help="cuda, cpu, mps (default: CUDA where there is one)")
     parser.add_argument("--precision", default="fp32", help="fp32, fp16, bf16 (%(default)s)")
+
+
+def _image_size(text: str) -> int | tuple[int, int] | str:
+    if text == "native":
+        return text
+    height, *width = (int(side) for side in text.split("x"))
+    return (height, width[0]) if width else height
 
 
 def _load(arguments: argparse.Namespace) -> Any:

@@ -8,7 +8,9 @@ ImageEncoding x d ── method ──► signed map [h, w] ──► Explanatio
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, overload
@@ -22,7 +24,7 @@ from finercam_clip import objectives, prompts
 from finercam_clip.errors import InputError
 from finercam_clip.explanation import Explanation
 from finercam_clip.families import POOLINGS, Family, family_of
-from finercam_clip.images import Geometry, ImageInput, geometry_of, read_image
+from finercam_clip.images import Geometry, ImageInput, ImageSize, geometry_of, input_size, read_image
 from finercam_clip.methods import method_named
 from finercam_clip.models import LoadedModel, load_model
 from finercam_clip.options import Options
@@ -61,6 +63,11 @@ class Explainer:
     def family(self) -> Family:
         return family_of(self.loaded.model.visual)
 
+    @cached_property
+    def shift(self) -> tuple[float, float]:
+        """See `Family.shift`."""
+        return self.family.shift(self.loaded.model.visual)
+
     def __post_init__(self) -> None:
         _ = self.family  # an unsupported tower is an error on loading, not at the first image
 
@@ -78,27 +85,62 @@ class Explainer:
         """
         options = _changed(Options(), changes)
         self._question(target, contrasts, options)  # a wrong question is an error before the image costs anything
-        return self.encode(image, pooling=options.pooling).explain(target, contrasts, **changes)
+        encoding = self.encode(image, pooling=options.pooling, image_size=options.image_size)
+        return encoding.explain(target, contrasts, **changes)
+
+    def explain_batch(
+        self,
+        images: Sequence[ImageInput],
+        questions: Sequence[tuple[Text, Sequence[Text] | int]],
+        **changes: Any,
+    ) -> list[list[Explanation]]:
+        """Every question about every image: a list an image, of one `Explanation` a question.
+
+        questions: (target, contrasts) as `explain` takes them; each text is embedded once, whatever the images.
+        """
+        options = _changed(Options(), changes)
+        asked = [self._embedded_question(target, contrasts, options) for target, contrasts in questions]
+        encodings = self.encode(list(images), pooling=options.pooling, image_size=options.image_size)
+        return [[encoding._answer(*question, options) for question in asked] for encoding in encodings]
 
     @overload
-    def encode(self, images: ImageInput, *, pooling: str = ...) -> ImageEncoding: ...  # type: ignore[overload-overlap]
+    def encode(  # type: ignore[overload-overlap]
+        self, images: ImageInput, *, pooling: str = ..., image_size: ImageSize = ...
+    ) -> ImageEncoding: ...
     @overload
-    def encode(self, images: Sequence[ImageInput], *, pooling: str = ...) -> list[ImageEncoding]: ...
     def encode(
-        self, images: ImageInput | Sequence[ImageInput], *, pooling: str = Options.pooling
+        self, images: Sequence[ImageInput], *, pooling: str = ..., image_size: ImageSize = ...
+    ) -> list[ImageEncoding]: ...
+    def encode(
+        self,
+        images: ImageInput | Sequence[ImageInput],
+        *,
+        pooling: str = Options.pooling,
+        image_size: ImageSize = Options.image_size,
     ) -> ImageEncoding | list[ImageEncoding]:
         """One forward pass an image; a list of images gives a list, computed in batches.
 
         pooling: "model", as the tower pools, or "mean", the mean of the patch tokens (CLIP-ES).
+        image_size: of the model's input: None, its own; a number; (height, width); "native", the image's own.
+
+        Raises:
+            InputError: an image cannot be read, or the model cannot do it this way.
         """
         if pooling not in POOLINGS:
             raise InputError(f"there is no pooling '{pooling}'; there are {', '.join(POOLINGS)}")
-        if isinstance(images, (list, tuple)):
-            encodings: list[ImageEncoding] = []
-            for start in range(0, len(images), _BATCH):
-                encodings += self._encode_batch(images[start : start + _BATCH], pooling)
-            return encodings
-        return self._encode_batch([images], pooling)[0]  # type: ignore[list-item]
+        if not isinstance(images, (list, tuple)):
+            return self._encode_batch([images], pooling, image_size)[0]  # type: ignore[list-item]
+        encodings: list[ImageEncoding] = []
+        batch = _BATCH
+        while len(encodings) < len(images):
+            try:
+                encodings += self._encode_batch(images[len(encodings) :][:batch], pooling, image_size)
+            except torch.OutOfMemoryError:
+                if batch == 1:
+                    raise
+                batch //= 2
+                warnings.warn(f"out of memory: going on with batches of {batch}", stacklevel=2)
+        return encodings
 
     def embed(self, texts: Sequence[Text], templates: Any = None) -> Tensor:
         """Unit-norm text embeddings, float32 [K, D], one a concept: in each template, averaged over its texts.
@@ -138,6 +180,12 @@ class Explainer:
         prompts.check_question(wanted, others)
         return [wanted, *others], templates
 
+    def _embedded_question(
+        self, target: Text, contrasts: Sequence[Text] | int, options: Options
+    ) -> tuple[list[Concept], Tensor]:
+        concepts, templates = self._question(target, contrasts, options)
+        return concepts, self._embed(concepts, templates)
+
     def _nearest(self, target: Concept, count: int, options: Options, templates: Sequence[str]) -> list[Concept]:
         if options.vocabulary is None:
             raise InputError(f"contrasts={count} takes the nearest concepts of a vocabulary: give one (vocabulary=...)")
@@ -149,23 +197,29 @@ class Explainer:
         near = self._embed(others, templates) @ self._embed([target], templates)[0]
         return [others[int(i)] for i in near.topk(count).indices]
 
-    def _encode_batch(self, images: Sequence[ImageInput], pooling: str) -> list[ImageEncoding]:
+    def _encode_batch(self, images: Sequence[ImageInput], pooling: str, image_size: ImageSize) -> list[ImageEncoding]:
         pictures = [read_image(image) for image in images]
-        pixels = torch.stack([self.loaded.preprocess(picture) for picture in pictures])
-        visual = self.loaded.model.visual
-        tails = self.family.encode(visual, pixels.to(self.loaded.device, self.loaded.dtype), pooling)
-        size = (pixels.shape[2], pixels.shape[3])
-        mode = self.loaded.preprocess_cfg.get("resize_mode", "shortest")
-        return [
-            ImageEncoding(
-                explainer=self,
-                image=np.asarray(picture),
-                geometry=geometry_of((picture.height, picture.width), size, mode),
-                grid=self.family.grid(visual, size),
-                tail=tail,
-            )
-            for picture, tail in zip(pictures, tails, strict=True)
-        ]
+        own, visual = _pair(self.loaded.preprocess_cfg.size), self.loaded.model.visual
+        sizes = [input_size(image_size, own, (p.height, p.width), self.family.stride(visual)) for p in pictures]
+        encodings: dict[int, ImageEncoding] = {}
+        for size, squeeze in dict.fromkeys(sizes):  # images of one size go through the tower together
+            chosen = [i for i, wanted in enumerate(sizes) if wanted == (size, squeeze)]
+            pixels = torch.stack([self.loaded.preprocess(pictures[i], size, squeeze=squeeze) for i in chosen])
+            with nullcontext() if size == own else self.family.sized(visual, size):
+                tails = self.family.encode(visual, pixels.to(self.loaded.device, self.loaded.dtype), pooling)
+            mode = "squash" if squeeze else self.loaded.preprocess_cfg.resize_mode
+            for i, tail in zip(chosen, tails, strict=True):
+                geometry = geometry_of((pictures[i].height, pictures[i].width), size, mode)
+                encodings[i] = ImageEncoding(
+                    explainer=self,
+                    image=np.asarray(pictures[i]),
+                    geometry=replace(geometry, stride=self.family.stride(visual), shift=self.shift),
+                    grid=self.family.grid(visual, size),
+                    tail=tail,
+                    pooling=pooling,
+                    image_size=image_size,
+                )
+        return [encodings[i] for i in range(len(pictures))]
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,6 +235,8 @@ class ImageEncoding:
     geometry: Geometry
     grid: tuple[int, int]
     tail: Tail
+    pooling: str = Options.pooling
+    image_size: ImageSize = Options.image_size
 
     def explain(self, target: Text, contrasts: Sequence[Text] | int = (), **changes: Any) -> Explanation:
         """Where the image says `target` and not `contrasts`.
@@ -192,9 +248,21 @@ class ImageEncoding:
         Raises:
             InputError: a text, a name or a number cannot be used; the message says what can.
         """
-        options = _changed(Options(), changes)
-        concepts, templates = self.explainer._question(target, contrasts, options)
-        texts = self.explainer._embed(concepts, templates)
+        options = self._options(changes)
+        return self._answer(*self.explainer._embedded_question(target, contrasts, options), options)
+
+    def _options(self, changes: dict[str, Any]) -> Options:
+        """The options of a question about this encoding; what was settled in encoding cannot be changed any more."""
+        encoded = replace(Options(), pooling=self.pooling, image_size=self.image_size)
+        options = _changed(encoded, changes)
+        for name in ("pooling", "image_size"):
+            if getattr(options, name) != getattr(encoded, name):
+                raise InputError(
+                    f"this image was encoded with {name}={getattr(encoded, name)!r}: give {name} to encode(...) instead"
+                )
+        return options
+
+    def _answer(self, concepts: Sequence[Concept], texts: Tensor, options: Options) -> Explanation:
         scale = self.explainer.scale
         finer = self._directions(texts[:1], texts[1:], options)
         alone = scale * texts  # each concept by itself: the target, and the contrasts together as the question has them
@@ -228,7 +296,7 @@ class ImageEncoding:
         targets: K texts, or their embeddings [K, D] from `Explainer.embed`; contrasts: the same for every question.
         Before ReLU and scaling, so that they can be compared with each other.
         """
-        options = _changed(Options(), changes)
+        options = self._options(changes)
         wanted, others = (
             given.float() if isinstance(given, Tensor) else self._embedded(given, options)
             for given in (targets, contrasts)
@@ -278,6 +346,10 @@ class ImageEncoding:
         if not len(texts):
             return self.tail.embedding.new_zeros(0, len(self.tail.embedding))
         return self.explainer.embed(texts, options.templates)
+
+
+def _pair(size: int | Sequence[int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
 def _changed(options: Options, changes: dict[str, Any]) -> Options:

@@ -1,18 +1,29 @@
 """The one table of model families: where the target layer is, how its output becomes a grid, how the tower pools.
 
 Nothing else in the engine knows a model. To add a family, write its few functions and one entry in `FAMILIES`.
+
+A tower is cut in two. The *trunk* runs for a whole batch without a graph, up to a *state*; the *rest*, from one image's
+state to its embedding, runs through the target layer and is what torch records (`_recorded_tails`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import timm
 import torch
 import torch.nn.functional as F
+from open_clip.modified_resnet import ModifiedResNet
+from open_clip.timm_model import TimmModel
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
+from timm.layers.conv2d_same import Conv2dSame
+from timm.layers.format import Format
+from timm.layers.hybrid_embed import HybridEmbed
+from timm.layers.pos_embed import resample_abs_pos_embed
+from timm.models.eva import EvaBlockPostNorm
 from torch import Tensor, nn
 
 from finercam_clip.errors import InputError
@@ -28,9 +39,12 @@ class Family:
 
     matches: whether a tower (open_clip's `model.visual`) is of this family; matches_config: the same, told from
         open_clip's "vision_cfg" without building it.
-    target_layer: the module whose output is A; here [B, prefix + N, C].
-    prefix: tokens before the patch tokens (class, registers).
-    grid: the (h, w) of the patch tokens, row by row, for model input of (H, W) pixels.
+    target_layer: the module whose output is A.
+    patches: that output -> [B, N, C], the patch tokens or cells, row by row. A view: it serves for gradients too.
+    stride: (height, width) of a cell in pixels of the model's input.
+    shift: (y, x) pixels from the middle of a cell's block of pixels to where its receptive field is centred. Not zero
+        for convolutions of odd size and stride 2: each is centred on the first of the two pixels that it steps over.
+    sized: inside it the tower takes images of another (H, W) than its own; afterwards it is as it was.
     encode: pixels [B, 3, H, W] and pooling -> one tail an image.
     """
 
@@ -38,9 +52,16 @@ class Family:
     matches: Callable[[Tower], bool]
     matches_config: Callable[[dict[str, Any]], bool]
     target_layer: Callable[[Tower], nn.Module]
-    prefix: int
-    grid: Callable[[Tower, tuple[int, int]], tuple[int, int]]
+    patches: Callable[[Tower, Tensor], Tensor]
+    stride: Callable[[Tower], tuple[int, int]]
+    shift: Callable[[Tower], tuple[float, float]]
+    sized: Callable[[Tower, tuple[int, int]], AbstractContextManager[None]]
     encode: Callable[[Tower, Tensor, str], list[Tail]]
+
+    def grid(self, visual: Tower, size: tuple[int, int]) -> tuple[int, int]:
+        """The (h, w) of the grid for model input of (H, W) pixels."""
+        stride = self.stride(visual)
+        return size[0] // stride[0], size[1] // stride[1]
 
 
 def family_of(visual: Tower) -> Family:
@@ -52,7 +73,8 @@ def family_of(visual: Tower) -> Family:
     for family in FAMILIES:
         if family.matches(visual):
             return family
-    raise unsupported(f"an image tower of type {type(visual).__name__}")
+    inner = f" around {type(visual.trunk).__name__}" if isinstance(visual, TimmModel) else ""
+    raise unsupported(f"an image tower of type {type(visual).__name__}{inner}")
 
 
 def unsupported(what: str) -> InputError:
@@ -66,24 +88,174 @@ def family_of_config(config: dict[str, Any]) -> str | None:
     return next((family.name for family in FAMILIES if family.matches_config(config)), None)
 
 
+def _recorded_tails(
+    visual: Tower,
+    states: Tensor,
+    rest: Callable[[Tensor], Tensor],
+    patches: Callable[[Tensor], Tensor],
+    layer: nn.Module | None = None,
+) -> list[Tail]:
+    """One `AutogradTail` an image: the graph of `rest`, from a state [1, ...] to the embedding before normalising.
+
+    A is the output of `layer`, made a leaf on the way, or the state itself.
+    """
+    kept: list[Tensor] = []
+
+    def cut(module: nn.Module | None, inputs: Any, output: Tensor) -> Tensor:
+        kept.append(output.detach().requires_grad_())
+        return kept[-1]
+
+    handle = None if layer is None else layer.register_forward_hook(cut)
+    tails: list[Tail] = []
+    try:
+        with frozen(visual), torch.enable_grad():
+            for state in torch.split(states, 1):
+                output = rest(cut(None, (), state) if layer is None else state)
+                tails.append(AutogradTail(kept[-1], unit_norm(output)[0], patches))
+    finally:
+        if handle is not None:
+            handle.remove()
+    return tails
+
+
+@torch.no_grad()
+def _input_of(block: nn.Module, run: Callable[[], Any]) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """What a block gets when `run` runs the tower: the tokens, and the block as a function of them alone."""
+    kept: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+    handle = block.register_forward_pre_hook(lambda _, args, kwargs: kept.append((args, kwargs)), with_kwargs=True)
+    try:
+        run()
+    finally:
+        handle.remove()
+    (tokens, *others), named = kept[-1]
+    return tokens, lambda x: block(x, *others, **named)
+
+
+def _without(prefix: int) -> Callable[[Tensor], Tensor]:
+    return lambda tokens: tokens[:, prefix:]
+
+
+@contextmanager
+def _resized_positions(owner: Tower, own_grid: tuple[int, int], grid: tuple[int, int]) -> Iterator[None]:
+    """`owner.positional_embedding`, a class position and a grid, resampled for another grid; then put back."""
+    own = owner.positional_embedding
+    resampled = resample_abs_pos_embed(
+        own.detach()[None], new_size=list(grid), old_size=list(own_grid), num_prefix_tokens=1
+    )[0]
+    owner.positional_embedding = nn.Parameter(resampled, requires_grad=False)
+    try:
+        yield
+    finally:
+        owner.positional_embedding = own
+
+
+def _no_shift(visual: Tower) -> tuple[float, float]:
+    return 0.0, 0.0
+
+
+@torch.no_grad()
+def _convolutional_shift(visual: Tower, part: nn.Module, size: tuple[int, int]) -> tuple[float, float]:
+    """`Family.shift` of a chain of convolutions: from the kernel, stride and padding of every layer that shrinks it.
+
+    Of parallel branches (layers that get the same size) the first counts; they are centred alike.
+    """
+    steps: dict[tuple[int, int], nn.Conv2d | nn.AvgPool2d] = {}
+
+    def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        height, width = inputs[0].shape[-2:]
+        if output.shape[-1] < width and isinstance(module, (nn.Conv2d, nn.AvgPool2d)):
+            steps.setdefault((height, width), module)
+
+    handles = [m.register_forward_hook(note) for m in part.modules() if isinstance(m, (nn.Conv2d, nn.AvgPool2d))]
+    weight = next(part.parameters())
+    try:
+        part(weight.new_zeros(1, 3, *size))
+    finally:
+        for handle in handles:
+            handle.remove()
+    shifts = []
+    for axis in (0, 1):
+        centre, jump = 0.0, 1
+        for step_size, step in steps.items():
+            kernel, stride, padding = (_pair(value)[axis] for value in (step.kernel_size, step.stride, step.padding))
+            if isinstance(step, Conv2dSame):  # pads what is missing, the larger half at the end
+                padding = max((-(-step_size[axis] // stride) - 1) * stride + kernel - step_size[axis], 0) // 2
+            centre += ((kernel - 1) / 2 - padding) * jump
+            jump *= stride
+        shifts.append(centre - (jump - 1) / 2)
+    return shifts[0], shifts[1]
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else (value[0], value[1])
+
+
+@contextmanager
+def _attributes(owner: Any, **values: Any) -> Iterator[None]:
+    """The attributes set inside, and as they were afterwards."""
+    before = {name: getattr(owner, name) for name in values}
+    try:
+        for name, value in values.items():
+            setattr(owner, name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(owner, name, value)
+
+
 # ------------------------------------------------------------------------------------ native ViT (open_clip's own code)
 
 
 def _vit_target_layer(visual: Tower) -> nn.Module:
     # ln_1 of the last block, as CLIP-ES and grad-cam's users have it: after it, patches reach a class token only as
-    # keys and values, and what comes later gets no gradient at all.
-    layer: nn.Module = visual.transformer.resblocks[-1].ln_1
+    # keys and values, and what comes later gets no gradient at all. With attention pooling the pool's own norm stands
+    # in that place: the last layer whose output is read as keys and values only.
+    block = visual.transformer.resblocks[-1]
+    layer: nn.Module = block.ln_1 if visual.attn_pool is None else visual.attn_pool.ln_k
     return layer
 
 
-def _vit_grid(visual: Tower, size: tuple[int, int]) -> tuple[int, int]:
-    return size[0] // visual.patch_size[0], size[1] // visual.patch_size[1]
+def _vit_patches(visual: Tower, output: Tensor) -> Tensor:
+    return output[:, 1:]
+
+
+def _vit_stride(visual: Tower) -> tuple[int, int]:
+    height, width = visual.patch_size
+    return height, width
+
+
+def _vit_sized(visual: Tower, size: tuple[int, int]) -> AbstractContextManager[None]:
+    height, width = _vit_stride(visual)
+    return _resized_positions(visual, visual.grid_size, (size[0] // height, size[1] // width))
 
 
 def _vit_encode(visual: Tower, pixels: Tensor, pooling: str) -> list[Tail]:
     if pooling == "model" and _pools_class_token(visual):
         return list(_class_token_tails(visual, pixels))
-    return [_autograd_tail(visual, image[None], pooling) for image in pixels]
+    return _vit_recorded_tails(visual, pixels, pooling)
+
+
+def _vit_recorded_tails(visual: Tower, pixels: Tensor, pooling: str) -> list[Tail]:
+    tokens, block = _input_of(visual.transformer.resblocks[-1], lambda: visual(pixels))
+    pool = _mean_of_patches if pooling == "mean" else lambda visual, x: visual._pool(x)[0]
+
+    def rest(x: Tensor) -> Tensor:
+        pooled: Tensor = pool(visual, block(x))
+        return pooled if visual.proj is None else pooled @ visual.proj
+
+    return _recorded_tails(visual, tokens, rest, _without(1), _vit_target_layer(visual))
+
+
+def _mean_of_patches(visual: Tower, tokens: Tensor) -> Tensor:
+    """CLIP-ES's pooling: the mean patch token of ln_post, the class token left out."""
+    if visual.attn_pool is not None:
+        raise InputError("pooling 'mean' needs a tower without attention pooling; use pooling 'model'")
+    pooled: Tensor
+    if visual.final_ln_after_pool:
+        pooled = visual.ln_post(tokens[:, 1:].mean(1))
+    else:
+        pooled = visual.ln_post(tokens)[:, 1:].mean(1)
+    return pooled
 
 
 def _pools_class_token(visual: Tower) -> bool:
@@ -162,45 +334,6 @@ def _class_token_finish(visual: Tower, residual: Tensor) -> Callable[[Tensor], T
     return finish
 
 
-def _autograd_tail(visual: Tower, pixels: Tensor, pooling: str) -> AutogradTail:
-    """A plain forward with the target layer's output made a leaf: torch records the graph from there on only."""
-    kept: dict[str, Tensor] = {}
-
-    def cut(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        kept["leaf"] = output.detach().requires_grad_()
-        return kept["leaf"]
-
-    def keep_tokens(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        kept["tokens"] = output
-
-    handles = [
-        _vit_target_layer(visual).register_forward_hook(cut),
-        visual.transformer.register_forward_hook(keep_tokens),
-    ]
-    try:
-        with frozen(visual), torch.enable_grad():
-            output = visual(pixels)
-            output = output[0] if isinstance(output, tuple) else output
-            if pooling == "mean":
-                output = _mean_of_patches(visual, kept["tokens"])
-            return AutogradTail(kept["leaf"], unit_norm(output)[0], prefix=1)
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _mean_of_patches(visual: Tower, tokens: Tensor) -> Tensor:
-    """CLIP-ES's pooling: proj of the mean patch token of ln_post, the class token left out."""
-    if visual.attn_pool is not None:
-        raise InputError("pooling 'mean' needs a tower without attention pooling; use pooling 'model'")
-    pooled: Tensor
-    if visual.final_ln_after_pool:
-        pooled = visual.ln_post(tokens[:, 1:].mean(1))
-    else:
-        pooled = visual.ln_post(tokens)[:, 1:].mean(1)
-    return pooled if visual.proj is None else pooled @ visual.proj
-
-
 @contextmanager
 def frozen(module: nn.Module) -> Iterator[None]:
     """No parameter asks for a gradient inside; afterwards each asks as it did before."""
@@ -214,14 +347,213 @@ def frozen(module: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
+# ------------------------------------------- timm's transformers (EVA, PE, SigLIP, ViTamin, MobileCLIP's ViT, ...)
+
+
+def _is_token_trunk(visual: Tower) -> bool:
+    trunk = getattr(visual, "trunk", None)
+    return isinstance(visual, TimmModel) and all(
+        hasattr(trunk, name) for name in ("blocks", "num_prefix_tokens", "patch_embed", "forward_head")
+    )
+
+
+def _tokens_shift(visual: Tower) -> tuple[float, float]:
+    embed = visual.trunk.patch_embed
+    return _convolutional_shift(visual, embed, tuple(embed.img_size)) if isinstance(embed, HybridEmbed) else (0.0, 0.0)
+
+
+def _tokens_target_layer(visual: Tower) -> nn.Module:
+    """As in the native ViT. A block that normalises after its attention reads its input as it is: the block before."""
+    trunk = visual.trunk
+    if getattr(trunk, "attn_pool", None) is not None:
+        layer: nn.Module = trunk.norm
+    elif isinstance(trunk.blocks[-1], EvaBlockPostNorm):
+        layer = trunk.blocks[-2]
+    else:
+        layer = trunk.blocks[-1].norm1
+    return layer
+
+
+def _tokens_patches(visual: Tower, output: Tensor) -> Tensor:
+    return output[:, visual.trunk.num_prefix_tokens :]
+
+
+def _tokens_stride(visual: Tower) -> tuple[int, int]:
+    height, width = visual.trunk.patch_embed.feat_ratio(as_scalar=False)
+    return height, width
+
+
+@contextmanager
+def _tokens_sized(visual: Tower, size: tuple[int, int]) -> Iterator[None]:
+    """timm's own switches for dynamic sizes: positions resampled in the forward pass, rotary ones made anew."""
+    trunk = visual.trunk
+    if tuple(trunk.patch_embed.img_size) == tuple(size):
+        yield
+        return
+    if not hasattr(trunk, "dynamic_img_size"):
+        raise _one_size(visual, tuple(trunk.patch_embed.img_size))
+    rope = getattr(trunk, "rope", None)
+    with (
+        _attributes(trunk, dynamic_img_size=True),
+        _attributes(trunk.patch_embed, strict_img_size=False, flatten=False, output_fmt=Format.NHWC),
+        nullcontext() if rope is None else _attributes(rope, pos_embed=rope.pos_embed, feat_shape=rope.feat_shape),
+    ):
+        if rope is not None:
+            height, width = _tokens_stride(visual)
+            rope.update_feat_shape([size[0] // height, size[1] // width])
+        yield
+
+
+def _one_size(visual: Tower, size: tuple[int, ...]) -> InputError:
+    return InputError(
+        f"{type(visual.trunk).__name__} takes images of {size[0]} x {size[1]} only; leave image_size out for this model"
+    )
+
+
+def _tokens_encode(visual: Tower, pixels: Tensor, pooling: str) -> list[Tail]:
+    trunk, patches = visual.trunk, _without(visual.trunk.num_prefix_tokens)
+    layer = _tokens_target_layer(visual)
+    tokens, block = _input_of(trunk.blocks[-1], lambda: trunk.forward_features(pixels))
+
+    def rest(x: Tensor) -> Tensor:
+        x = trunk.norm(block(x))
+        pooled = trunk.head(trunk.fc_norm(patches(x).mean(1))) if pooling == "mean" else trunk.forward_head(x)
+        output: Tensor = visual.head(pooled)
+        return output
+
+    if pooling == "mean" and getattr(trunk, "attn_pool", None) is not None:
+        raise InputError("pooling 'mean' needs a tower without attention pooling; use pooling 'model'")
+    return _recorded_tails(visual, tokens, rest, patches, None if layer in list(trunk.blocks) else layer)
+
+
+# --------------------------------------------------- timm's convolutional and windowed towers (ConvNeXt, FastViT, Swin)
+
+_LAST_LAYERS = ("final_conv", "norm_pre", "norm")  # what timm's forward_features ends with, whichever a trunk has
+
+
+def _is_map_trunk(visual: Tower) -> bool:
+    trunk = getattr(visual, "trunk", None)
+    return isinstance(visual, TimmModel) and (hasattr(trunk, "stages") or hasattr(trunk, "layers"))
+
+
+def _maps_target_layer(visual: Tower) -> nn.Module:
+    """The last layer before pooling: the classical choice for convolutional networks."""
+    layer: nn.Module = next(getattr(visual.trunk, name) for name in _LAST_LAYERS if hasattr(visual.trunk, name))
+    return layer
+
+
+def _maps_patches(visual: Tower, output: Tensor) -> Tensor:
+    channels_last = getattr(visual.trunk, "output_fmt", "NCHW") == "NHWC"
+    return output.flatten(1, 2) if channels_last else output.flatten(2).mT
+
+
+def _maps_stride(visual: Tower) -> tuple[int, int]:
+    reduction = visual.trunk.feature_info[-1]["reduction"]
+    return reduction, reduction
+
+
+def _maps_shift(visual: Tower) -> tuple[float, float]:
+    return _convolutional_shift(visual, visual.trunk, _pair(visual.image_size))
+
+
+@contextmanager
+def _maps_sized(visual: Tower, size: tuple[int, int]) -> Iterator[None]:
+    patch_embed = getattr(visual.trunk, "patch_embed", None)  # windowed attention; convolutions take any size
+    if patch_embed is not None and tuple(patch_embed.img_size) != tuple(size):
+        raise _one_size(visual, tuple(patch_embed.img_size))
+    yield
+
+
+def _maps_encode(visual: Tower, pixels: Tensor, pooling: str) -> list[Tail]:
+    _only_own_pooling(pooling)
+    with torch.no_grad():
+        features = visual.trunk.forward_features(pixels)
+    return _recorded_tails(
+        visual,
+        features,
+        lambda x: visual.head(visual.trunk.forward_head(x)),
+        lambda output: _maps_patches(visual, output),
+    )
+
+
+def _only_own_pooling(pooling: str) -> None:
+    if pooling != "model":
+        raise InputError(f"pooling '{pooling}' is for transformers with patch tokens; use pooling 'model'")
+
+
+# ----------------------------------------------------------------------------------- CLIP's ResNets (attention pooling)
+
+
+def _resnet_patches(visual: Tower, output: Tensor) -> Tensor:
+    return output.flatten(2).mT
+
+
+def _resnet_sized(visual: Tower, size: tuple[int, int]) -> AbstractContextManager[None]:
+    height, width = _pair(visual.image_size)
+    return _resized_positions(visual.attnpool, (height // 32, width // 32), (size[0] // 32, size[1] // 32))
+
+
+def _resnet_encode(visual: Tower, pixels: Tensor, pooling: str) -> list[Tail]:
+    _only_own_pooling(pooling)
+    features, _ = _input_of(visual.attnpool, lambda: visual(pixels))
+    return _recorded_tails(visual, features, visual.attnpool, lambda output: _resnet_patches(visual, output))
+
+
+_TOKEN_MODULES = ("vision_transformer", "eva", "vitamin", "vision_transformer_relpos", "vision_transformer_hybrid")
+_MAP_MODULES = ("convnext", "fastvit", "swin_transformer")
+
+
+def _timm_module_in(*modules: str) -> Callable[[dict[str, Any]], bool]:
+    def matches(config: dict[str, Any]) -> bool:
+        name = config.get("timm_model_name")
+        return name is not None and bool(timm.models.is_model_in_modules(name, modules))
+
+    return matches
+
+
 FAMILIES: tuple[Family, ...] = (
     Family(
         name="vit",
         matches=lambda visual: isinstance(visual, VisionTransformer),
         matches_config=lambda config: "timm_model_name" not in config and not isinstance(config.get("layers"), list),
         target_layer=_vit_target_layer,
-        prefix=1,
-        grid=_vit_grid,
+        patches=_vit_patches,
+        stride=_vit_stride,
+        shift=_no_shift,
+        sized=_vit_sized,
         encode=_vit_encode,
+    ),
+    Family(
+        name="timm-vit",
+        matches=_is_token_trunk,
+        matches_config=_timm_module_in(*_TOKEN_MODULES),
+        target_layer=_tokens_target_layer,
+        patches=_tokens_patches,
+        stride=_tokens_stride,
+        shift=_tokens_shift,
+        sized=_tokens_sized,
+        encode=_tokens_encode,
+    ),
+    Family(
+        name="timm-maps",
+        matches=_is_map_trunk,
+        matches_config=_timm_module_in(*_MAP_MODULES),
+        target_layer=_maps_target_layer,
+        patches=_maps_patches,
+        stride=_maps_stride,
+        shift=_maps_shift,
+        sized=_maps_sized,
+        encode=_maps_encode,
+    ),
+    Family(
+        name="resnet",
+        matches=lambda visual: isinstance(visual, ModifiedResNet),
+        matches_config=lambda config: isinstance(config.get("layers"), list),
+        target_layer=lambda visual: visual.layer4,
+        patches=_resnet_patches,
+        stride=lambda visual: (32, 32),
+        shift=lambda visual: _convolutional_shift(visual, visual, _pair(visual.image_size)),
+        sized=_resnet_sized,
+        encode=_resnet_encode,
     ),
 )

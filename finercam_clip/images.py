@@ -16,6 +16,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from finercam_clip.errors import InputError
 
+ImageSize = int | tuple[int, int] | str | None
+MOST_CELLS = 16_384  # attention over more needs tens of gigabytes
 ImageInput = str | Path | Image.Image | NDArray[np.uint8]
 
 MAX_PIXELS = 175_000_000  # a little under Pillow's own limit
@@ -116,13 +118,17 @@ class Geometry:
     """Where the model's input lies on the image: undoes the resizing and cropping of preprocessing.
 
     image: (H, W) of the image; resized: (H, W) after preprocessing's resize; offset: (y, x) of the model's input in the
-    resized image (negative where preprocessing pads); size: (H, W) of the model's input. All in pixels.
+    resized image (negative where preprocessing pads); size: (H, W) of the model's input; stride, shift: (y, x) of a
+    cell and from the middle of its block of the input to where the model really looks (see `Family`); without a stride
+    the cells share the input evenly. All in pixels.
     """
 
     image: tuple[int, int]
     resized: tuple[int, int]
     offset: tuple[int, int]
     size: tuple[int, int]
+    stride: tuple[int, int] | None = None
+    shift: tuple[float, float] = (0.0, 0.0)
 
     @property
     def seen(self) -> tuple[int, int, int, int]:
@@ -138,7 +144,7 @@ class Geometry:
     def to_image(self, grid: NDArray[np.float32]) -> NDArray[np.float32]:
         """A map [h, w] over the model's input, on the image's own pixels [H, W]; 0 where the model saw nothing.
 
-        Cell centres stay where the patches' centres are; between them it is bicubic, so that a peak can lie between
+        Cell centres stay where the model looks; between them it is bicubic, so that a peak can lie between
         two cells, and kept within the map's own range.
         """
         columns, rows = (self._cells(axis, grid.shape[axis]) for axis in (1, 0))
@@ -154,7 +160,8 @@ class Geometry:
     def _cells(self, axis: int, cells: int) -> NDArray[np.float32]:
         """For each pixel of the image along an axis: its position in cells (0 is the first cell's centre)."""
         pixels = (np.arange(self.image[axis]) + 0.5) * (self.resized[axis] / self.image[axis]) - self.offset[axis]
-        return (pixels * (cells / self.size[axis]) - 0.5).astype(np.float32)
+        stride = self.size[axis] / cells if self.stride is None else self.stride[axis]
+        return ((pixels - self.shift[axis]) / stride - 0.5).astype(np.float32)
 
 
 def _resample(values: NDArray[np.float32], positions: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -199,3 +206,37 @@ def geometry_of(image: tuple[int, int], size: tuple[int, int], resize_mode: str)
     else:
         raise InputError(f"this model's resize mode {resize_mode!r} is not known; known are shortest, longest, squash")
     return Geometry(image, resized, (offset[0], offset[1]), size)
+
+
+def input_size(
+    wanted: ImageSize, own: tuple[int, int], image: tuple[int, int], stride: tuple[int, int]
+) -> tuple[tuple[int, int], bool]:
+    """The (H, W) of the model's input for an image, and whether the image is squeezed into it instead of cropped.
+
+    wanted: None, the model's `own`; a number, for a square; (H, W); or "native", the size of the `image` itself, each
+    side rounded to whole cells of `stride` pixels.
+
+    Raises:
+        InputError: another value, or sides that are not whole cells, or more cells than a model can be asked about.
+    """
+    if wanted is None:
+        return own, False
+    if wanted == "native":
+        sides = [max(round(side / cell), 1) * cell for side, cell in zip(image, stride, strict=True)]
+    elif isinstance(wanted, int) and not isinstance(wanted, bool):
+        sides = [wanted, wanted]
+    elif isinstance(wanted, (tuple, list)) and len(wanted) == 2 and all(isinstance(side, int) for side in wanted):
+        sides = list(wanted)
+    else:
+        raise InputError(f"image_size is a number, (height, width), 'native' or None, not {wanted!r}")
+    for side, cell, usual in zip(sides, stride, own, strict=True):
+        if side != usual and (side < cell or side % cell):
+            near = max(round(side / cell), 1) * cell
+            raise InputError(f"image_size {side}: this model takes multiples of {cell}, as {near}")
+    height, width = sides
+    cells = (height // stride[0]) * (width // stride[1])
+    if cells > MOST_CELLS:
+        raise InputError(
+            f"image_size {width} x {height} has {cells:,} cells, more than {MOST_CELLS:,}: choose a smaller"
+        )
+    return (height, width), wanted == "native"

@@ -7,9 +7,9 @@ import logging
 import os
 import pickle
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,20 +32,26 @@ PRECISIONS = ("fp32", "fp16", "bf16")
 class LoadedModel:
     """A CLIP model ready to use.
 
-    name, pretrained: where it came from; model: open_clip's CLIP, frozen; preprocess: PIL RGB image -> [3, H, W];
-    preprocess_cfg: open_clip's settings of it; known_tokens: bool [vocabulary], which rows of the token
+    name, pretrained: where it came from; model: open_clip's CLIP, frozen; preprocess_cfg: open_clip's settings of its
+    preprocessing; known_tokens: bool [vocabulary], which rows of the token
     table were ever trained, or None if all were; dtype: of the pixels that the image tower takes.
     """
 
     name: str
     pretrained: str
     model: Any
-    preprocess: Callable[[Image.Image], Tensor]
-    preprocess_cfg: dict[str, Any]
+    preprocess_cfg: PreprocessCfg
     tokenizer: Tokenizer
     known_tokens: Tensor | None
     device: torch.device
     dtype: torch.dtype = torch.float32
+
+    def preprocess(self, image: Image.Image, size: tuple[int, int] | None = None, *, squeeze: bool = False) -> Tensor:
+        """An RGB image as the model's input, [3, H, W]: of its own or another size, cropped or squeezed into it."""
+        cfg = self.preprocess_cfg
+        cfg = replace(cfg, size=size or cfg.size, resize_mode="squash" if squeeze else cfg.resize_mode)
+        pixels: Tensor = image_transform_v2(cfg, is_train=False)(image)
+        return pixels
 
 
 def load_model(
@@ -93,8 +99,7 @@ def load_model(
         name=name or BUNDLED,
         pretrained=tag or "bundled" if source.endswith(str(BUNDLED_FOLDER)) else tag or name or "",
         model=model,
-        preprocess=image_transform_v2(preprocess_cfg, is_train=False),
-        preprocess_cfg=asdict(preprocess_cfg),
+        preprocess_cfg=preprocess_cfg,
         tokenizer=tokenizer,
         known_tokens=None if known is None or bool(known.all()) else known,
         device=place,

@@ -36,15 +36,16 @@ class Tail(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class AutogradTail:
-    """The recorded graph. `leaf`: [1, prefix + N, C], where it starts; `output`: f [D] with its graph."""
+    """The recorded graph. `leaf`: [1, ...], where it starts; `output`: f [D] with its graph; `patches`: leaf -> A as a
+    view [1, N, C], without other tokens."""
 
     leaf: Tensor
     output: Tensor
-    prefix: int
+    patches: Callable[[Tensor], Tensor]
 
     @property
     def activations(self) -> Tensor:
-        return self.leaf.detach()[0, self.prefix :].float()
+        return self.patches(self.leaf.detach())[0].float()
 
     @property
     def embedding(self) -> Tensor:
@@ -54,7 +55,7 @@ class AutogradTail:
         for d in directions:
             norm = d.norm().clamp_min(1e-12)  # unit cotangents: half precision neither overflows nor underflows
             (gradient,) = torch.autograd.grad(self.output, self.leaf, d / norm, retain_graph=True)
-            yield gradient[0, self.prefix :].float() * norm
+            yield self.patches(gradient)[0].float() * norm
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any
 
 import open_clip
 import pytest
 import torch
-from open_clip.transform import PreprocessCfg, image_transform_v2
+from open_clip.transform import PreprocessCfg
 
 import finercam_clip
 from finercam_clip.explainer import Explainer
@@ -34,8 +33,7 @@ def tiny_explainer(seed: int = 0, *, quick_gelu: bool = False, **vision: Any) ->
             name="tiny",
             pretrained="test",
             model=model,
-            preprocess=image_transform_v2(preprocess, is_train=False),
-            preprocess_cfg=asdict(preprocess),
+            preprocess_cfg=preprocess,
             tokenizer=open_clip.SimpleTokenizer(context_length=32),
             known_tokens=None,
             device=torch.device("cpu"),

@@ -136,7 +136,6 @@ WRONG_MODELS: dict[str, tuple[list[str], list[str]]] = {
     "weights for the bundled model": (["--pretrained", "openai"], ["the bundled model has its own weights"]),
     "weights for a model of the hub": (["--model", "hf-hub:a/b", "--pretrained", "openai"], ["hf-hub:a/b"]),
     "missing model folder": (["--model", "local-dir:nowhere"], ["local-dir:nowhere"]),
-    "unsupported tower": (["--model", "RN50", "--pretrained", "random"], ["not supported yet", "vit"]),
     "unknown precision": (["--precision", "fp8"], ["'fp8'", "fp32, fp16, bf16"]),
     "unknown device": (["--device", "gpu"], ["'gpu'", "leave it out"]),
 }
@@ -174,6 +173,8 @@ WRONG_QUESTIONS: dict[str, tuple[list[str], list[str]]] = {
     "gamma that is no number": ([*QUESTION, "--gamma", "nan"], ["gamma", "nan"]),
     "unknown method": ([*QUESTION, "--method", "lime"], ["'lime'", "gradcam", "hirescam"]),
     "unknown objective": ([*QUESTION, "--objective", "coarse"], ["'coarse'", "finer"]),
+    "broken cells": ([*QUESTION, "--image-size", "100"], ["image_size 100", "multiples of 8"]),
+    "too large": ([*QUESTION, "--image-size", "4096"], ["choose a smaller"]),
     "unknown pooling": ([*QUESTION, "--pooling", "max"], ["'max'", "model, mean"]),
     "nearest without vocabulary": (["--target", TARGET, "--nearest", "2"], ["vocabulary"]),
     "nearest and contrasts": ([*QUESTION, "--nearest", "2", "--vocabulary", "aviary"], ["not both"]),
@@ -483,6 +484,7 @@ def test_random_weights_explain_with_a_warning_and_say_that_the_map_means_nothin
         "gamma": 0.6,
         "objective": "finer",
         "pooling": "model",
+        "image_size": None,
         "templates": None,
         "vocabulary": None,
     }
@@ -509,7 +511,8 @@ def test_models_lists_families_tags_and_the_bundled_model(run: Run) -> None:
     assert rows["aviary"][1:] == ["vit", "bundled"]
     assert rows["ViT-B-16"][1] == "vit"
     assert "openai" in rows["ViT-B-16"][2]
-    assert rows["RN50"][1] != "vit"
+    assert rows["RN50"][1] == "resnet"
+    assert "not yet" not in out
     assert set(open_clip.list_models()) <= set(rows)
 
 
@@ -518,7 +521,7 @@ def test_models_as_json_say_the_same_for_scripts(run: Run) -> None:
     assert rows["aviary"] == {"name": "aviary", "family": "vit", "weights": ["bundled"]}
     assert rows["ViT-B-16"]["family"] == rows["ViT-B-16-quickgelu"]["family"] == "vit"
     assert rows["ViT-B-16"]["weights"] == open_clip.list_pretrained_tags_by_model("ViT-B-16")
-    assert rows["RN50"]["family"] is None
+    assert rows["ViT-B-16-SigLIP2"]["family"] == "timm-vit"
     assert set(open_clip.list_models()) == set(rows) - {"aviary"}
 
 

@@ -45,7 +45,8 @@ def _package(
     size: list[tuple[int, int]] = []
 
     def to_grid(tokens: torch.Tensor) -> torch.Tensor:
-        return tokens[:, family.prefix :].reshape(-1, h, w, tokens.shape[-1]).permute(0, 3, 1, 2)
+        patches = family.patches(visual, tokens)
+        return patches.reshape(-1, h, w, patches.shape[-1]).permute(0, 3, 1, 2)
 
     model = Similarities(visual, texts, explainer.scale)
     visual.requires_grad_(True)

@@ -76,9 +76,11 @@ def test_the_closed_form_is_the_recorded_graph(name: str) -> None:
 
 def _graph(explainer: Explainer, pixels: Tensor) -> AutogradTail:
     """The plain autograd tail of the same tower."""
-    from finercam_clip.families import _autograd_tail
+    from finercam_clip.families import _vit_recorded_tails
 
-    return _autograd_tail(explainer.loaded.model.visual, pixels, "model")
+    (tail,) = _vit_recorded_tails(explainer.loaded.model.visual, pixels, "model")
+    assert isinstance(tail, AutogradTail)
+    return tail
 
 
 @pytest.mark.parametrize("name", VARIANTS)
