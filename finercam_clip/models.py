@@ -202,7 +202,11 @@ def _loading_errors(name: str, tag: str | None) -> Iterator[None]:
         if tag and os.path.isfile(tag):  # noqa: PTH113
             raise InputError(f"{tag} cannot be read as a checkpoint: {reason[:200]}") from error
         weights = f"{name} ({tag})" if tag else name
-        if "download" in reason.lower() or "connection" in reason.lower():
+        if "transformers" in reason:
+            raise InputError(
+                f"{weights} takes its text tower or tokenizer from the Hugging Face hub: pip install 'finercam_clip[hf]'"
+            ) from error
+        if "download" in reason.lower() or "connect" in reason.lower():
             raise InputError(
                 f"the weights of {weights} could not be downloaded: check the name and the connection, or give a local "
                 "checkpoint file as pretrained"

@@ -222,6 +222,23 @@ def test_a_cell_of_the_grid_is_that_patch_of_the_image_square_or_not(tower: Any)
     assert all(bool((tower.state_dict()[name] == tensor).all()) for name, tensor in before.items())
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["PE-Core-T-16-384", "convnext_tiny", "RN50", "ViT-S-32-alt"])
+@torch.no_grad()
+def test_half_precision_gives_finite_maps_at_a_logit_scale_of_100(name: str, dtype: torch.dtype) -> None:
+    tower = build(name)
+    family = family_of(tower)
+    pixels = _pixels(_size(tower, family))
+    exact = _embedding(tower, pixels)[0]
+    (tail,) = family.encode(tower.to(dtype), pixels.to(dtype), "model")
+    assert float(exact @ tail.embedding) > 0.99
+    for method in METHODS.values():
+        maps = method(tail, 100 * F.normalize(_direction(tail), dim=-1))
+        assert maps.dtype == torch.float32
+        assert bool(torch.isfinite(maps).all())
+        assert float(maps.abs().max()) > 0
+
+
 def test_a_tower_of_no_family_is_an_error_that_names_them() -> None:
     with pytest.raises(InputError, match=r"type Linear .*vit, timm-vit"):
         family_of(nn.Linear(2, 2))
