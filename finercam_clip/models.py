@@ -204,7 +204,7 @@ def _loading_errors(name: str, tag: str | None) -> Iterator[None]:
         weights = f"{name} ({tag})" if tag else name
         if "transformers" in reason:
             raise InputError(
-                f"{weights} takes its text tower or tokenizer from the Hugging Face hub: pip install 'finercam_clip[hf]'"
+                f"{weights}: its text tower or tokenizer is from the Hugging Face hub: pip install 'finercam_clip[hf]'"
             ) from error
         if "download" in reason.lower() or "connect" in reason.lower():
             raise InputError(
