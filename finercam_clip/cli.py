@@ -64,6 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
     explain.set_defaults(run=_explain)
 
     models = commands.add_parser("models", help="what can be loaded: family, pretrained tags")
+    models.add_argument("--families", action="store_true", help="the table of families instead, in Markdown")
     models.add_argument("--json", action="store_true", help="print as JSON")
     models.set_defaults(run=_models)
 
@@ -150,8 +151,11 @@ def _explain(arguments: argparse.Namespace) -> None:
 
 
 def _models(arguments: argparse.Namespace) -> None:
-    from finercam_clip.models import list_models
+    from finercam_clip.models import families_table, list_models
 
+    if arguments.families:
+        print(families_table())
+        return
     rows = list_models()
     if arguments.json:
         print(json.dumps([vars(row) for row in rows]))

@@ -37,6 +37,7 @@ Tower = Any  # an nn.Module with open_clip's attributes, which torch's types do 
 class Family:
     """One kind of image tower.
 
+    towers, layer, pooling: for people: which they are, the target layer, how the towers pool.
     matches: whether a tower (open_clip's `model.visual`) is of this family; matches_config: the same, told from
         open_clip's "vision_cfg" without building it.
     target_layer: the module whose output is A.
@@ -49,6 +50,9 @@ class Family:
     """
 
     name: str
+    towers: str
+    layer: str
+    pooling: str
     matches: Callable[[Tower], bool]
     matches_config: Callable[[dict[str, Any]], bool]
     target_layer: Callable[[Tower], nn.Module]
@@ -308,6 +312,7 @@ def _class_token_tails(visual: Tower, pixels: Tensor) -> Iterator[ClassTokenTail
     key_weight, value_weight = (w.float().view(heads, -1, width) for w in weight[width:].chunk(2))
     query_keys = torch.einsum("bhc,hck->bhk", queries, key_weight)
     for i in range(len(pixels)):
+        embedding, pull_back = _class_token_rest(visual, residual[i], attended[i].flatten())
         yield ClassTokenTail(
             activations=tokens[i, 1:].float(),
             weights=weights[i, 1:],
@@ -317,21 +322,55 @@ def _class_token_tails(visual: Tower, pixels: Tensor) -> Iterator[ClassTokenTail
             attended=attended[i],
             query_keys=query_keys[i],
             value_weight=value_weight,
-            finish=_class_token_finish(visual, residual[i]),
+            embedding=embedding,
+            pull_back_rest=pull_back,
         )
 
 
-def _class_token_finish(visual: Tower, residual: Tensor) -> Callable[[Tensor], Tensor]:
-    """From the class token's attention output, before its projection, to the unit-norm embedding."""
+@torch.no_grad()
+def _class_token_rest(visual: Tower, residual: Tensor, attended: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """What follows the class token's attention output o [C], before its projection: the unit-norm embedding f, and the
+    way back: cotangents at f [K, D] -> at o [K, C], as a chain of matrix products (autograd would loop over the K)."""
     block = visual.transformer.resblocks[-1]
+    widen, activation, narrow = block.mlp
+    x = residual + block.ls_1(block.attn.out_proj(attended.to(residual.dtype)))
+    hidden = widen(block.ln_2(x))
+    with torch.enable_grad():
+        leaf = hidden.detach().requires_grad_()
+        (slope,) = torch.autograd.grad(activation(leaf).sum(), leaf)  # it acts on each element alone
+    y = x + block.ls_2(narrow(activation(hidden)))
+    z = visual.ln_post(y) if visual.proj is None else visual.ln_post(y) @ visual.proj
+    embedding = unit_norm(z)
 
-    def finish(attended: Tensor) -> Tensor:
-        x = residual + block.ls_1(block.attn.out_proj(attended.to(residual.dtype)))
-        x = x + block.ls_2(block.mlp(block.ln_2(x)))
-        x = visual.ln_post(x)
-        return unit_norm(x if visual.proj is None else x @ visual.proj)
+    @torch.no_grad()
+    def pull_back(g: Tensor) -> Tensor:
+        g = (g - (g @ embedding)[:, None] * embedding) / z.float().norm()
+        g = g.to(residual.dtype) if visual.proj is None else g.to(residual.dtype) @ visual.proj.T
+        g = _through_norm(visual.ln_post, y, g)
+        inner = (_scaled(block.ls_2, g) @ narrow.weight * slope) @ widen.weight
+        g = g + _through_norm(block.ln_2, x, inner)
+        back: Tensor = _scaled(block.ls_1, g) @ block.attn.out_proj.weight
+        return back
 
-    return finish
+    return embedding, pull_back
+
+
+def _through_norm(norm: Any, x: Tensor, g: Tensor) -> Tensor:
+    """Cotangents g [K, C] at a layer norm's output, pulled back to its input x [C]."""
+    x = x.float()
+    centred = x - x.mean()
+    deviation = (centred.square().mean() + norm.eps).sqrt()
+    unit = centred / deviation
+    g = g.float() if norm.weight is None else g.float() * norm.weight.float()
+    back: Tensor = (g - g.mean(1, keepdim=True) - unit * (g * unit).mean(1, keepdim=True)) / deviation
+    dtype: torch.dtype = x.dtype if norm.weight is None else norm.weight.dtype
+    return back.to(dtype)
+
+
+def _scaled(scale: Any, g: Tensor) -> Tensor:
+    """Through a layer scale, or the identity in its place."""
+    through: Tensor = g * scale.gamma if hasattr(scale, "gamma") else g
+    return through
 
 
 @contextmanager
@@ -514,6 +553,9 @@ def _timm_module_in(*modules: str) -> Callable[[dict[str, Any]], bool]:
 FAMILIES: tuple[Family, ...] = (
     Family(
         name="vit",
+        towers="open_clip's own ViT: OpenAI, LAION, BioCLIP, CLIPA, CoCa, multilingual ones",
+        layer="`ln_1` of the last block; with attention pooling the pool's `ln_k`",
+        pooling="class token, mean, attention",
         matches=lambda visual: isinstance(visual, VisionTransformer),
         matches_config=lambda config: "timm_model_name" not in config and not isinstance(config.get("layers"), list),
         target_layer=_vit_target_layer,
@@ -525,6 +567,9 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         name="timm-vit",
+        towers="SigLIP and SigLIP 2, EVA, PE-Core, ViTamin, MobileCLIP-B and -L",
+        layer="`norm1` of the last block, or its input if it normalises late; with attention pooling the last norm",
+        pooling="class token, mean, attention",
         matches=_is_token_trunk,
         matches_config=_timm_module_in(*_TOKEN_MODULES),
         target_layer=_tokens_target_layer,
@@ -536,6 +581,9 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         name="timm-maps",
+        towers="ConvNeXt, MobileCLIP-S (FastViT), Swin",
+        layer="the last feature map",
+        pooling="mean",
         matches=_is_map_trunk,
         matches_config=_timm_module_in(*_MAP_MODULES),
         target_layer=_maps_target_layer,
@@ -547,6 +595,9 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         name="resnet",
+        towers="CLIP's ModifiedResNet, RN50 to RN50x64",
+        layer="`layer4`",
+        pooling="attention",
         matches=lambda visual: isinstance(visual, ModifiedResNet),
         matches_config=lambda config: isinstance(config.get("layers"), list),
         target_layer=lambda visual: visual.layer4,

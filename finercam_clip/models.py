@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from finercam_clip.errors import InputError
-from finercam_clip.families import family_of_config, unsupported
+from finercam_clip.families import FAMILIES, family_of_config, unsupported
 from finercam_clip.prompts import Tokenizer
 
 BUNDLED = "aviary"
@@ -123,6 +123,16 @@ def list_models() -> list[Listed]:
         tags = tuple(open_clip.list_pretrained_tags_by_model(name))
         listed.append(Listed(name, family_of_config(_vision_config(name)), tags))
     return listed
+
+
+def families_table() -> str:
+    """The table of families in Markdown, with how many of open_clip's architectures each has."""
+    found = [row.family for row in list_models() if row.name != BUNDLED]
+    lines = ["| family | architectures | towers | target layer | pooling |", "|---|---:|---|---|---|"]
+    for family in FAMILIES:
+        count = found.count(family.name)
+        lines.append(f"| `{family.name}` | {count} | {family.towers} | {family.layer} | {family.pooling} |")
+    return "\n".join(lines)
 
 
 def check_family(name: str) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -65,8 +64,8 @@ class ClassTokenTail:
     activations: A [N, C]; weights: attention p of the class token on each patch [N, H]; content: value vectors without
     their bias, W_v a_n, [N, H, c]; bias: of the values [H, c]; match: the part of each score that is linear in a_n,
     q . W_k a_n / sqrt(c), [N, H]; attended: o, the attention output before its projection [H, c]; query_keys: q W_k /
-    sqrt(c), the gradient of a score at a_n [H, C]; value_weight: W_v [H, c, C]; finish: the rest of the tower, from
-    rows of o [K, C] to rows of f [K, D].
+    sqrt(c), the gradient of a score at a_n [H, C]; value_weight: W_v [H, c, C]; embedding: f [D]; pull_back_rest: the
+    rest of the tower backwards, from rows of cotangents at f [K, D] to rows at o [K, C].
     """
 
     activations: Tensor
@@ -77,23 +76,14 @@ class ClassTokenTail:
     attended: Tensor
     query_keys: Tensor
     value_weight: Tensor
-    finish: Callable[[Tensor], Tensor]
-
-    @cached_property
-    def embedding(self) -> Tensor:
-        with torch.no_grad():
-            return self.finish(self.attended.reshape(1, -1))[0]
+    embedding: Tensor
+    pull_back_rest: Callable[[Tensor], Tensor]
 
     def pull_back(self, directions: Tensor) -> Tensor:
-        """Cotangents at o, [K, C], for directions [K, D]: one batch of matrix products through the last MLP."""
+        """Cotangents at o, [K, C], for directions [K, D]: a chain of matrix products back through the last MLP."""
         norms = directions.norm(dim=1, keepdim=True).clamp_min(1e-12)
-        with torch.enable_grad():
-            o = self.attended.reshape(1, -1).detach().requires_grad_()
-            f = self.finish(o)
-        unit = (directions / norms)[:, None]
-        (cotangents,) = torch.autograd.grad(f, o, unit, is_grads_batched=True)
-        pulled: Tensor = cotangents[:, 0].float() * norms
-        return pulled
+        cotangents: Tensor = self.pull_back_rest(directions / norms).float() * norms
+        return cotangents
 
     def shift_features(self) -> Tensor:
         """[N, C]: its product with o's cotangent is Grad-CAM's map, A times the mean gradient over patches.

@@ -516,6 +516,12 @@ def test_models_lists_families_tags_and_the_bundled_model(run: Run) -> None:
     assert set(open_clip.list_models()) <= set(rows)
 
 
+def test_the_readme_has_the_table_of_families_as_the_command_prints_it(run: Run) -> None:
+    code, out, err = run("models", "--families")
+    assert (code, err) == (0, "")
+    assert out in (Path(__file__).parents[1] / "README.md").read_text()
+
+
 def test_models_as_json_say_the_same_for_scripts(run: Run) -> None:
     rows = {row["name"]: row for row in json.loads(run("models", "--json")[1])}
     assert rows["aviary"] == {"name": "aviary", "family": "vit", "weights": ["bundled"]}

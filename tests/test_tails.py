@@ -260,7 +260,7 @@ def test_the_model_is_left_as_it_was_after_an_error(
         raise RuntimeError("in the middle")
 
     with monkeypatch.context() as patch:
-        patch.setattr(model.visual.transformer.resblocks[block].mlp, "forward", fail)
+        patch.setattr(model.visual.transformer.resblocks[block].mlp.c_fc, "forward", fail)
         with pytest.raises(RuntimeError, match="in the middle"):
             explainer.explain(np.zeros((32, 48, 3), np.uint8), "a red bird", ["a blue bird"], pooling=pooling)
     after = _state(model)
