@@ -75,11 +75,16 @@ def build_parser() -> argparse.ArgumentParser:
     bench.set_defaults(run=_bench)
 
     evaluate = commands.add_parser("evaluate", help="ask a world whose answers are known to the pixel")
-    evaluate.add_argument("world", choices=["aviary"], help="the drawn birds of the bundled model")
-    evaluate.add_argument("--questions", type=int, default=200, help="held-out questions of each kind (%(default)s)")
+    evaluate.add_argument(
+        "what",
+        choices=["aviary", "sanity"],
+        help="aviary: how often the answers are right; sanity: whether the maps depend on what they should depend on",
+    )
+    evaluate.add_argument("--questions", type=int, help="held-out questions of each kind (aviary: 200, sanity: 50)")
     evaluate.add_argument("--seed", type=int, default=0, help="the first question's seed (%(default)s)")
-    evaluate.add_argument("--method", action="append", help="repeat for several (default: all)")
-    evaluate.add_argument("--objective", action="append", help="repeat for several (default: similarity and finer)")
+    evaluate.add_argument("--kind", action="append", help="aviary: repeat for several (default: all)")
+    evaluate.add_argument("--method", action="append", help="aviary: repeat for several (default: all)")
+    evaluate.add_argument("--objective", action="append", help="aviary: repeat for several (similarity and finer)")
     evaluate.add_argument("--json", action="store_true", help="print as JSON")
     _add_model_arguments(evaluate)
     evaluate.set_defaults(run=_evaluate)
@@ -178,19 +183,27 @@ def _bench(arguments: argparse.Namespace) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    from finercam_clip.aviary.benchmark import evaluate, format_table
+    from finercam_clip.aviary import benchmark, sanity
     from finercam_clip.methods import METHODS
 
-    rows = evaluate(
-        _load(arguments),
-        methods=arguments.method or list(METHODS),
-        objectives=arguments.objective or ["similarity", "finer"],
-        questions=arguments.questions,
-        seed=arguments.seed,
-        progress=_say,
-    )
+    asked = {"seed": arguments.seed, "progress": _say}
+    if arguments.questions is not None:
+        asked["questions"] = arguments.questions
+    explainer = _load(arguments)
+    if arguments.what == "sanity":
+        checks = sanity.check_sanity(explainer, **asked)
+        rows, table = [vars(check) | {"passed": check.passed} for check in checks], sanity.format_table(checks)
+    else:
+        found = benchmark.evaluate(
+            explainer,
+            kinds=arguments.kind or list(benchmark.KINDS),
+            methods=arguments.method or list(METHODS),
+            objectives=arguments.objective or ["similarity", "finer"],
+            **asked,
+        )
+        rows, table = [vars(row) for row in found], benchmark.format_table(found)
     _say("")
-    print(json.dumps([vars(row) for row in rows]) if arguments.json else format_table(rows))
+    print(json.dumps(rows) if arguments.json else table)
 
 
 def _say(line: str) -> None:

@@ -6,60 +6,70 @@ contrast). The mask of the part that the changed trait is about is the answer, t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import rankdata
+from torch import Tensor
 
 from finercam_clip.aviary import world
 from finercam_clip.errors import InputError
-from finercam_clip.explainer import Explainer
+from finercam_clip.explainer import Explainer, ImageEncoding
 from finercam_clip.explanation import Explanation
 
-KINDS = {"attribute": 1, "species": 3}  # kind -> how many parts the texts name
-SIZE = 384  # pixels of a question's picture
-_BATCH = 16
+KINDS = {
+    "attribute": "one part named: a red crown against a blue crown",
+    "species": "three parts named, one differs",
+    "unseen": "as species, with a combination of traits that training never saw",
+    "two birds": "one part named; the contrast is true of the other bird in the picture",
+    "absent": "one part named, and the target is not in the picture",
+}
+SIZE = 256  # pixels of a question's picture
+FIGURES = ("pair accuracy", "pointing", "energy", "precision", "drop", "chance", "flagged", "auroc")  # of a `Row`
+MASKED = 0.05  # the share of pixels that the relative confidence drop takes away
+_BATCH = 32
+_SMALLEST = 0.002  # of the picture: a part that twigs and other parts leave less of is not asked about
+
+Interval = tuple[float, float, float]  # mean, and the ends of its 95 % bootstrap interval
 
 
 @dataclass(frozen=True)
 class Question:
-    """scene: the bird; target is true of it, contrast differs in one trait; part: what that trait is about."""
+    """Where does `scene` say `target` and not `contrast`?
 
+    part, answer: what the changed trait is about, and its pixels, bool [H, W].
+    siblings: the target with every other value of the changed trait, the contrast first (and, of an absent target, the
+    one that is true instead last).
+    """
+
+    kind: str
     scene: world.Scene
     target: str
     contrast: str
     part: str
-
-    @property
-    def answer(self) -> NDArray[np.bool_]:
-        """The pixels of the part, bool [H, W]."""
-        return self.scene.masks[self.part]
-
-
-@dataclass(frozen=True)
-class Score:
-    """One answer. right: the target's similarity is above the contrast's; pointing: the peak lies in the part;
-    energy: the part's share of the heat, 0..1; chance: the part's share of the picture."""
-
-    right: float
-    pointing: float
-    energy: float
-    chance: float
+    answer: NDArray[np.bool_]
+    siblings: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Row:
-    """The means of one kind of question under one method and objective, each with its 95 % bootstrap interval."""
+    """One kind of question under one method and objective: the mean of every figure, with its interval.
+
+    pair accuracy: how often the target's similarity is above the contrast's. pointing: how often the heatmap's peak is
+    in the part. energy: the part's share of the heat. precision: average precision of the heatmap as a detector of the
+    part's pixels. drop: relative confidence drop (see `confidence_drop`). chance: the part's share of the picture.
+    For absent targets, under any method: flagged: how often the explanation comes with a caution. auroc: of the cosine,
+    texts that are true of the picture against the absent targets.
+    An objective "finer - similarity" holds the differences of the two, question by question.
+    """
 
     kind: str
     method: str
     objective: str
     questions: int
-    pair_accuracy: tuple[float, float, float]  # mean, low, high
-    pointing: tuple[float, float, float]
-    energy: tuple[float, float, float]
-    chance: float
+    figures: dict[str, Interval]
 
 
 def make_question(kind: str, seed: int) -> Question:
@@ -72,31 +82,88 @@ def make_question(kind: str, seed: int) -> Question:
         raise InputError(f"there are no questions of kind '{kind}'; there are {', '.join(KINDS)}")
     if not 0 <= seed < world.TRAINING_SEEDS:
         raise InputError(f"seeds of held-out questions are 0 .. {world.TRAINING_SEEDS - 1}, not {seed}")
-    rng = np.random.default_rng((seed, KINDS[kind]))
-    bird = world.sample_bird(rng)
-    parts = rng.permutation(world.PARTS)[: KINDS[kind]]
-    slots = [str(rng.choice([slot for slot in world.SLOTS if world.part_of(slot) == part])) for part in parts]
-    changed = slots[rng.integers(len(slots))]
-    other = world.change_trait(bird, changed, rng)
-    return Question(
-        scene=world.draw(bird, (seed, KINDS[kind]), size=SIZE),
-        target=world.describe(tuple((slot, bird[slot]) for slot in slots)),
-        contrast=world.describe(tuple((slot, other[slot]) for slot in slots)),
-        part=world.part_of(changed),
-    )
+    return next(question for question in _attempts(kind, seed) if question is not None)
 
 
-def score(explanation: Explanation, question: Question) -> Score:
-    """Compares an explanation with the question's answer."""
-    heat, answer = explanation.heatmap, question.answer
-    peak, total = explanation.peak, float(heat.sum())
-    similarity = explanation.similarities
-    return Score(
-        right=float(similarity[question.target] > similarity[question.contrast]),
-        pointing=float(peak is not None and answer[peak[1], peak[0]]),
-        energy=float(heat[answer].sum()) / total if total > 0 else 0.0,
-        chance=float(answer.mean()),
-    )
+def _attempts(kind: str, seed: int) -> Iterator[Question | None]:
+    """Questions from a seed until one can be asked: None where the part can hardly be seen."""
+    stream = list(KINDS).index(kind)
+    for attempt in range(1_000):
+        key = (seed, stream, attempt)
+        rng = np.random.default_rng(key)
+        bird = world.sample_bird(rng)
+        parts = [str(part) for part in rng.permutation(world.PARTS)[: 3 if kind in ("species", "unseen") else 1]]
+        slots = [str(rng.choice([slot for slot in world.SLOTS if world.part_of(slot) == part])) for part in parts]
+        if kind == "unseen":
+            pair = world.UNSEEN_PAIRS[rng.integers(len(world.UNSEEN_PAIRS))]
+            slots = [*pair, next(slot for slot in slots if world.part_of(slot) not in pair)]
+            if not world.is_unseen(tuple((slot, bird[slot]) for slot in pair)):
+                yield None
+                continue
+        changed = slots[rng.integers(len(slots))]
+        others = [str(value) for value in rng.permutation(world.SLOTS[changed]) if value != bird[changed]]
+        birds: tuple[world.Bird, ...] = (bird,)
+        if kind == "two birds":
+            birds = (bird, world.sample_bird(rng).with_trait(changed, others[0]))
+        scene = world.draw(birds, key, size=SIZE)
+        answer = scene.masks[0][world.part_of(changed)]
+        if answer.mean() < _SMALLEST:
+            yield None
+            continue
+        own = bird[changed]
+        if kind == "absent":
+            own, others = others[0], [*others[1:], own]
+        target, *siblings = (
+            world.describe(tuple((slot, value if slot == changed else bird[slot]) for slot in slots))
+            for value in (own, *others)
+        )
+        yield Question(
+            kind=kind,
+            scene=scene,
+            target=target,
+            contrast=siblings[0],
+            part=world.part_of(changed),
+            answer=answer,
+            siblings=tuple(siblings),
+        )
+
+
+def average_precision(heat: NDArray[np.float32], answer: NDArray[np.bool_]) -> float:
+    """Area under precision over recall when pixels are called the part from the hottest down: 0..1, chance = its share.
+
+    Pixels of equal heat are called together, as scikit-learn's average_precision_score does.
+    """
+    order = np.argsort(-heat, axis=None)
+    hits = np.cumsum(answer.ravel()[order])
+    ordered = heat.ravel()[order]
+    ends = np.append(np.flatnonzero(np.diff(ordered)), len(ordered) - 1)  # the last pixel of each heat
+    precision, recall = hits[ends] / (ends + 1), hits[ends] / hits[-1]
+    return float((np.diff(recall, prepend=0.0) * precision).sum())
+
+
+def auroc(positive: Sequence[float], negative: Sequence[float]) -> float:
+    """The probability that a positive scores above a negative (ties half): area under the ROC curve."""
+    ranks = rankdata(np.concatenate([positive, negative]))[: len(positive)]
+    return float((ranks.mean() - (len(positive) + 1) / 2) / len(negative))
+
+
+def without_hottest(image: NDArray[np.uint8], heat: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """The image with its hottest pixels, a share of `MASKED`, painted in its mean colour."""
+    count = round(MASKED * heat.size)
+    hottest = np.argpartition(-heat, count, axis=None)[:count]
+    masked = image.reshape(-1, 3).copy()
+    masked[hottest] = image.reshape(-1, 3).mean(0).round()
+    return np.reshape(masked, image.shape)
+
+
+def confidence_drop(before: NDArray[np.float32], after: NDArray[np.float32]) -> float:
+    """Relative confidence drop of Finer-CAM, (p_c - p*_c) - (p_d - p*_d): what masking takes from the target's
+    probability beyond what it takes from the contrast's.
+
+    before, after: probabilities [target, contrast, ...] of the whole image and without its hottest pixels.
+    """
+    lost = before - after
+    return float(lost[0] - lost[1])
 
 
 def evaluate(
@@ -105,7 +172,7 @@ def evaluate(
     kinds: Sequence[str] = tuple(KINDS),
     methods: Sequence[str],
     objectives: Sequence[str] = ("similarity", "finer"),
-    questions: int = 300,
+    questions: int = 200,
     seed: int = 0,
     progress: Callable[[str], None] = lambda line: None,
 ) -> list[Row]:
@@ -116,50 +183,113 @@ def evaluate(
     """
     if questions < 1:
         raise InputError(f"the number of questions is 1 or more, not {questions}")
+    asked = [(method, objective) for method in methods for objective in objectives]
     rows = []
     for kind in kinds:
-        scores: dict[tuple[str, str], list[Score]] = {(m, o): [] for m in methods for o in objectives}
+        found: dict[tuple[str, str], list[dict[str, float]]] = {}
         for start in range(0, questions, _BATCH):
             progress(f"{kind}: {start} of {questions}")
             batch = [make_question(kind, seed + i) for i in range(start, min(start + _BATCH, questions))]
-            encodings = explainer.encode([question.scene.image for question in batch])
-            for question, encoding in zip(batch, encodings, strict=True):
-                for (method, objective), found in scores.items():
-                    explanation = encoding.explain(
-                        question.target, [question.contrast], method=method, objective=objective
-                    )
-                    found.append(score(explanation, question))
-        for (method, objective), found in scores.items():
-            rows.append(
-                Row(
-                    kind,
-                    method,
-                    objective,
-                    questions,
-                    _interval([s.right for s in found]),
-                    _interval([s.pointing for s in found]),
-                    _interval([s.energy for s in found]),
-                    float(np.mean([s.chance for s in found])),
-                )
-            )
+            scores = {("", ""): _presence(explainer, batch)} if kind == "absent" else _scores(explainer, batch, asked)
+            for key, new in scores.items():
+                found.setdefault(key, []).extend(new)
+        for method in methods if kind != "absent" and {"finer", "similarity"} <= set(objectives) else ():
+            pairs = zip(found[method, "finer"], found[method, "similarity"], strict=True)
+            gained = ("pointing", "energy", "precision", "drop")
+            found[method, "finer - similarity"] = [{name: a[name] - b[name] for name in gained} for a, b in pairs]
+        rows += [_row(kind, method, objective, scores) for (method, objective), scores in found.items()]
     return rows
 
 
+def _scores(
+    explainer: Explainer, batch: Sequence[Question], asked: Sequence[tuple[str, str]]
+) -> dict[tuple[str, str], list[dict[str, float]]]:
+    """The figures of every question of a batch under every (method, objective)."""
+    encodings = explainer.encode([question.scene.image for question in batch])
+    embedded = [explainer.embed([question.target, *question.siblings]) for question in batch]
+    scores = {}
+    for method, objective in asked:
+        explanations = [
+            encoding.explain(question.target, [question.contrast], method=method, objective=objective)
+            for question, encoding in zip(batch, encodings, strict=True)
+        ]
+        masked = explainer.encode([without_hottest(e.image, e.heatmap) for e in explanations])
+        scores[method, objective] = [
+            _score(question, explanation, _probabilities(whole, texts), _probabilities(part, texts))
+            for question, explanation, texts, whole, part in zip(
+                batch, explanations, embedded, encodings, masked, strict=True
+            )
+        ]
+    return scores
+
+
+def _score(
+    question: Question, explanation: Explanation, before: NDArray[np.float32], after: NDArray[np.float32]
+) -> dict[str, float]:
+    heat, answer, peak = explanation.heatmap, question.answer, explanation.peak
+    target, contrast = (explanation.similarities[text] for text in (question.target, question.contrast))
+    figures = {
+        "pair accuracy": float(target > contrast),
+        "pointing": float(peak is not None and answer[peak[1], peak[0]]),
+        "energy": float(heat[answer].sum() / heat.sum()) if peak is not None else 0.0,
+        "precision": average_precision(heat, answer),
+        "drop": confidence_drop(before, after),
+        "chance": float(answer.mean()),
+    }
+    if question.kind == "two birds":  # both texts are true
+        del figures["pair accuracy"]
+    return figures
+
+
+def _presence(explainer: Explainer, batch: Sequence[Question]) -> list[dict[str, float]]:
+    """For absent targets: their cosine, that of the text that is true instead, and whether the explanation warns."""
+    scores = []
+    for question, encoding in zip(batch, explainer.encode([q.scene.image for q in batch]), strict=True):
+        cosines = explainer.embed([question.target, *question.siblings]) @ encoding.tail.embedding
+        caution = encoding.explain(question.target, [question.contrast]).caution
+        scores.append(
+            {"absent": float(cosines[0]), "present": float(cosines[-1]), "flagged": float(caution is not None)}
+        )
+    return scores
+
+
+def _probabilities(encoding: ImageEncoding, texts: Tensor) -> NDArray[np.float32]:
+    scale = encoding.explainer.scale
+    return (scale * texts @ encoding.tail.embedding).softmax(0).cpu().numpy()
+
+
+def _row(kind: str, method: str, objective: str, scores: Sequence[dict[str, float]]) -> Row:
+    columns = {name: np.array([score[name] for score in scores]) for name in scores[0]}
+    picks = np.random.default_rng(0).integers(0, len(scores), (1000, len(scores)))
+
+    def interval(figure: Callable[..., float], *names: str) -> Interval:
+        low, high = np.percentile([figure(*(columns[name][pick] for name in names)) for pick in picks], (2.5, 97.5))
+        return figure(*(columns[name] for name in names)), float(low), float(high)
+
+    def mean(values: NDArray[np.float64]) -> float:
+        return float(values.mean())
+
+    figures = {name: interval(mean, name) for name in columns if name not in ("absent", "present")}
+    if kind == "absent":
+        figures["auroc"] = interval(auroc, "present", "absent")
+    return Row(kind, method, objective, len(scores), figures)
+
+
 def format_table(rows: Sequence[Row]) -> str:
-    """The rows as a Markdown table."""
+    """The rows as a Markdown table, without the columns that none of them has."""
+    names = [name for name in FIGURES if any(name in row.figures for row in rows)]
     lines = [
-        "| questions | method | objective | pair accuracy | pointing | energy in the part | chance |",
-        "|---|---|---|---:|---:|---:|---:|",
+        f"| questions | method | objective | {' | '.join(names)} |",
+        "|---|---|---|" + "---:|" * len(names),
     ]
     for row in rows:
-        figures = " | ".join(f"{m:.3f} ({a:.3f}-{b:.3f})" for m, a, b in (row.pair_accuracy, row.pointing, row.energy))
-        lines.append(f"| {row.questions} {row.kind} | {row.method} | {row.objective} | {figures} | {row.chance:.3f} |")
+        cells = [_cell(row.figures.get(name), interval=name != "chance") for name in names]
+        lines.append(f"| {row.questions} {row.kind} | {row.method} | {row.objective} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _interval(values: Sequence[float]) -> tuple[float, float, float]:
-    """Mean and 95 % bootstrap interval (percentiles of 1,000 resamples)."""
-    data = np.asarray(values)
-    picks = np.random.default_rng(0).integers(0, len(data), (1000, len(data)))
-    low, high = np.percentile(data[picks].mean(1), (2.5, 97.5))
-    return float(data.mean()), float(low), float(high)
+def _cell(figure: Interval | None, *, interval: bool) -> str:
+    if figure is None:
+        return ""
+    mean, low, high = figure
+    return f"{mean:.3f} ({low:.3f}..{high:.3f})" if interval else f"{mean:.3f}"

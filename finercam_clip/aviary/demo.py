@@ -13,9 +13,12 @@ from finercam_clip.render import check_output
 
 IMAGE = Path(__file__).parent / "demo.png"
 BIRD = world.Bird(
-    ("red", "orange", "white", "yellow", "brown", "blue", "black", "orange", "spotted", "striped", "long", "forked")
+    (
+        *("red", "orange", "yellow", "white", "yellow", "brown", "blue", "pink", "black", "orange"),
+        *("spotted", "striped", "hooked", "forked"),
+    )
 )
-SEED, SIZE = 2031, 448
+SEED, SIZE = 2037, 448
 SLOT, OTHER = "crown", "blue"
 
 
@@ -32,12 +35,12 @@ def demo(output: Path) -> list[str]:
     """
     check_output(output)
     scene = demo_scene()
-    target = world.describe(((SLOT, scene.bird[SLOT]),))
+    target = world.describe(((SLOT, BIRD[SLOT]),))
     contrast = world.describe(((SLOT, OTHER),))
     explanation = load().explain(IMAGE, target, [contrast])
     explanation.save(output)
     peak = explanation.peak
-    if peak is None or not scene.masks[world.part_of(SLOT)][peak[1], peak[0]]:
+    if peak is None or not scene.masks[0][world.part_of(SLOT)][peak[1], peak[0]]:
         raise InputError(
             f"the map is hottest at {peak}, outside the {SLOT}: this installation is damaged, reinstall it"
         )

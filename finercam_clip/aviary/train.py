@@ -9,6 +9,8 @@ birds that no evaluation draws, and answers two kinds of question about each pic
   as a hard negative. A caption of another bird that happens to be true of this one is no negative.
 
 Labels are per image: which traits a bird has, never where they are. Part masks are not drawn in training at all.
+Two things keep what is known about a place at that place, as far as a ViT can (see `encode_images`): most steps see
+local attention only, and the class token of the last block is another picture's.
 Coarse to fine: small pictures first, then the final size with interpolated position embeddings.
 The run writes a checkpoint every few minutes and goes on from it; batch n is a function of n, so resuming is exact.
 """
@@ -45,16 +47,19 @@ HELD_OUT_LOG_SEED = 900_000_000  # for the figures in the log; other held-out se
 class Stage:
     """A part of the curriculum: `steps` on pictures of `size` pixels, the learning rate falling linearly.
 
-    borrowed: class tokens are borrowed in the last block, see `encode_images`. hard: slots weigh as much as they are
-    still unsolved, see `trait_loss`. captions: the weight of the caption loss; that of the trait loss is 1.
+    borrowed: the last block's class token is another picture's; local: the share of steps that see local attention;
+    see `encode_images`. hard: slots weigh as much as they are unsolved, see `trait_loss`. captions: the weight of the
+    caption loss; that of the trait loss is 1. pairs: the share of pictures with two birds.
     """
 
     size: int
     steps: int
     rates: tuple[float, float]
     borrowed: bool = True
-    hard: bool = False
+    local: float = 1.0
+    hard: bool = True
     captions: float = 0.25
+    pairs: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -62,12 +67,10 @@ class Recipe:
     """Everything that decides the weights, apart from the world and the architecture."""
 
     stages: tuple[Stage, ...] = (
-        Stage(64, 3500, (1e-3, 6e-4), borrowed=False),
-        Stage(64, 1000, (6e-4, 4e-4)),
-        Stage(96, 1500, (4e-4, 1.2e-4)),
-        Stage(96, 1700, (5e-4, 0.0), hard=True),
-        Stage(96, 850, (3.5e-4, 0.0), hard=True),
-        Stage(96, 500, (2.5e-4, 0.0), captions=1.0),
+        Stage(64, 3000, (1e-3, 6e-4), borrowed=False, local=0.0, hard=False, captions=0.0),
+        Stage(64, 1500, (6e-4, 5e-4)),
+        Stage(96, 2000, (5e-4, 3e-4), local=0.7, captions=0.5, pairs=0.1),
+        Stage(128, 1000, (4e-4, 0.0), local=0.5, captions=1.0, pairs=0.1),
     )
     batch: int = 64
     weight_decay: float = 0.02
@@ -76,21 +79,29 @@ class Recipe:
 
 
 class Pictures(Dataset[tuple[Tensor, Tensor]]):
-    """Sample i of a run: a normalised picture [3, S, S] and the index of its value in every slot."""
+    """Sample i of a run: a normalised picture [3, S, S] and the values in every slot of its two birds, [2, slots].
 
-    def __init__(self, size: int, start: int, stop: int, mean: list[float], std: list[float]) -> None:
-        self.size, self.start, self.stop = size, start, stop
+    A picture of one bird gives its values twice. pairs: the share of pictures with two. seen: draw birds of training,
+    without the combinations that it must not see.
+    """
+
+    def __init__(
+        self, size: int, seeds: range, mean: list[float], std: list[float], *, pairs: float = 0.0, seen: bool = True
+    ) -> None:
+        self.size, self.seeds, self.pairs = size, seeds, pairs
+        self.sample = world.sample_training_bird if seen else world.sample_bird
         self.mean, self.std = np.array(mean, np.float32), np.array(std, np.float32)
 
     def __len__(self) -> int:
-        return self.stop - self.start
+        return len(self.seeds)
 
     def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
-        seed = self.start + i
-        bird = world.sample_bird(np.random.default_rng(seed))
-        image = world.draw(bird, (seed, 1), size=self.size, masks=False).image
+        seed = self.seeds[i]
+        rng = np.random.default_rng(seed)
+        birds = tuple(self.sample(rng) for _ in range(1 + (rng.random() < self.pairs)))
+        image = world.draw(birds, (seed, 1), size=self.size, masks=False).image
         pixels = ((image.astype(np.float32) / 255 - self.mean) / self.std).transpose(2, 0, 1)
-        values = [world.SLOTS[slot].index(value) for slot, value in bird.traits]
+        values = [[world.SLOTS[slot].index(value) for slot, value in bird.traits] for bird in (birds[0], birds[-1])]
         return torch.from_numpy(np.ascontiguousarray(pixels)), torch.tensor(values)
 
 
@@ -101,21 +112,32 @@ def build_model(size: int) -> open_clip.CLIP:
     return open_clip.CLIP(**config, init_logit_scale=math.log(25.0))
 
 
-def encode_images(model: open_clip.CLIP, pixels: Tensor, *, borrowed: bool) -> Tensor:
-    """`model.encode_image`, normalised; `borrowed`: the last block gets each class token from another picture.
+def encode_images(model: open_clip.CLIP, pixels: Tensor, *, borrowed: bool, local: bool) -> Tensor:
+    """The normalised image embedding, by a path that can keep what is known about a place at that place.
 
-    Then the embedding can hold nothing of the picture but what the class token reads off the patches in the last block,
-    which is what a map at that block explains; without this it reads in every block, and much of it stays unexplained.
-    At inference the token is the picture's own, and by then the model has learned not to care.
+    borrowed: in the last block each class token is another picture's, so the embedding can hold nothing of this one but
+    what that token reads off the patches there, which is what a map at that block explains. local: in the blocks
+    before, a patch attends to its neighbours only, and to no class token, so it learns of nothing but its surroundings.
+    At inference there is neither; by then the model has learned not to care.
     """
     visual = model.visual
     *blocks, last = visual.transformer.resblocks
     x = visual._embeds(pixels)
+    mask = local_attention(visual.grid_size).to(x) if local else None
     for block in blocks:
-        x = block(x)
-    class_token = x[:, :1].roll(1, 0) if borrowed else x[:, :1]
-    x = last(torch.cat([class_token, x[:, 1:]], 1))
+        x = block(x, attn_mask=mask)
+    x = last(torch.cat([x[:, :1].roll(1, 0), x[:, 1:]], 1) if borrowed else x)
     return F.normalize(visual._pool(x)[0] @ visual.proj, dim=-1)
+
+
+def local_attention(grid: tuple[int, int]) -> Tensor:
+    """Additive mask [1 + N, 1 + N]: patches attend to patches at most one cell away, and to no class token."""
+    rows, columns = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")
+    cells = torch.stack([rows.flatten(), columns.flatten()], 1)
+    mask = torch.zeros(1 + len(cells), 1 + len(cells))
+    mask[1:, 0] = -torch.inf
+    mask[1:, 1:].masked_fill_((cells[:, None] - cells).abs().amax(-1) > 1, -torch.inf)
+    return mask
 
 
 def encode_texts(model: open_clip.CLIP, tokens: Tensor) -> Tensor:
@@ -128,14 +150,16 @@ def encode_texts(model: open_clip.CLIP, tokens: Tensor) -> Tensor:
 
 
 def trait_loss(similarities: Tensor, values: Tensor, *, hard: bool) -> Tensor:
-    """Mean cross-entropy over slots. similarities: scaled, [B, all traits]; values: true index a slot, [B, slots].
+    """Mean cross-entropy over slots. similarities: scaled, [B, all traits]; values: true indices, [B, 2 birds, slots].
 
-    hard: each slot's in units of its chance level, log of the number of its values, and weighted by itself, so that
-    what is not learned yet (small shapes and patterns) is not drowned by what is.
+    hard: each slot's is in units of its chance level, log of the number of its values, and weighs as much as it is
+    still unsolved, so that what is not learned yet (small shapes and patterns) is not drowned by what is. Where two
+    birds differ, both values are true and each should get half of the probability.
     """
     losses, start = [], 0
     for column, options in enumerate(world.SLOTS.values()):
-        loss = F.cross_entropy(similarities[:, start : start + len(options)], values[:, column])
+        log_p = similarities[:, start : start + len(options)].log_softmax(-1)
+        loss = -log_p.gather(1, values[:, :, column]).mean()
         losses.append(loss / math.log(len(options)) if hard else loss)
         start += len(options)
     each = torch.stack(losses)
@@ -155,23 +179,30 @@ def caption_loss(similarities: Tensor, true: Tensor) -> Tensor:
 
 
 def draw_captions(values: Tensor, rng: np.random.Generator) -> tuple[list[str], Tensor]:
-    """Captions [2B] for a batch (see `caption_loss`) and which are true of which image, bool [B, 2B]."""
+    """Captions [2B] for a batch (see `caption_loss`) and which are true of a bird of which image, bool [B, 2B].
+
+    values: [B, 2 birds, slots]; the captions are about the first bird.
+    """
     names, options = list(world.SLOTS), list(world.SLOTS.values())
     texts: list[str] = []
     changed_texts: list[str] = []
     claims = np.full((2 * len(values), len(names)), -1)
-    for i, row in enumerate(values.tolist()):
+    for i, (row, neighbour) in enumerate(values.numpy()):
         slots = rng.permutation(len(names))[: rng.integers(1, 5)]
         changed = rng.choice(slots)
-        other = (row[changed] + rng.integers(1, len(options[changed]))) % len(options[changed])
-        claims[i, slots] = claims[len(values) + i, slots] = np.array(row)[slots]
-        claims[len(values) + i, changed] = other
+        claims[i, slots] = claims[len(values) + i, slots] = row[slots]
+        # Another value, false of both birds; if it makes a combination that training must not see, the next one.
+        others = [v for v in range(len(options[changed])) if v not in (row[changed], neighbour[changed])]
+        for other in rng.permutation(others):
+            claims[len(values) + i, changed] = other
+            if not world.is_unseen(tuple((names[s], options[s][claims[len(values) + i, s]]) for s in slots)):
+                break
         state = rng.integers(1 << 32)  # both captions in the same words
         for claim, into in ((claims[i], texts), (claims[len(values) + i], changed_texts)):
             traits = tuple((names[s], options[s][claim[s]]) for s in slots)
             into.append(world.describe(traits, np.random.default_rng(state)))
-    claimed = torch.from_numpy(claims)[None]
-    true = ((claimed == values[:, None]) | (claimed < 0)).all(-1)
+    claimed = torch.from_numpy(claims)[None, None]
+    true = ((claimed == values[:, :, None]) | (claimed < 0)).all(-1).any(1)
     return texts + changed_texts, true
 
 
@@ -200,36 +231,41 @@ def train(recipe: Recipe, output: Path, *, device: str, log: Path) -> None:
         if model.visual.image_size[0] != size:
             model = _resized(model, size).to(device)
             optimizer = make_optimizer(model, recipe)
-        start_seed = world.TRAINING_SEEDS + step * recipe.batch
-        data = Pictures(size, start_seed, world.TRAINING_SEEDS + stop * recipe.batch, mean, std)
+        seeds = range(world.TRAINING_SEEDS + step * recipe.batch, world.TRAINING_SEEDS + stop * recipe.batch)
+        data = Pictures(size, seeds, mean, std, pairs=stage.pairs)
         for pixels, values in DataLoader(data, batch_size=recipe.batch, num_workers=1, prefetch_factor=4):
             rng = np.random.default_rng((world.TRAINING_SEEDS, step))
             for group in optimizer.param_groups:
                 group["lr"] = _learning_rate(stage, stop - step) * min(1.0, (step + 1) / recipe.warmup)
-            captions, true = draw_captions(values, rng)
+            captions, true = draw_captions(values, rng) if stage.captions else ([], values.new_empty(0))
             texts = [world.describe((trait,), rng) for trait in world.TRAITS] + captions
             tokens = tokenizer(texts)
             seen[tokens.unique()] = True
             # The plain attention kernel: on CPU twice as fast as the fused one for these short rows.
             with torch.autocast(device, torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
-                images = encode_images(model, pixels.to(device), borrowed=stage.borrowed)
+                images = encode_images(
+                    model, pixels.to(device), borrowed=stage.borrowed, local=rng.random() < stage.local
+                )
                 embeddings = encode_texts(model, tokens.to(device))
             scale = model.logit_scale.exp().clamp(max=100)
             similarities = scale * images.float() @ embeddings.float().T
             traits = trait_loss(similarities[:, : len(world.TRAITS)], values.to(device), hard=stage.hard)
-            pairs = caption_loss(similarities[:, len(world.TRAITS) :], true.to(device))
-            loss = traits + stage.captions * pairs
+            loss = traits
+            parts = {"traits": traits}
+            if captions:
+                parts["captions"] = caption_loss(similarities[:, len(world.TRAITS) :], true.to(device))
+                loss = traits + stage.captions * parts["captions"]
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             step += 1
-            for name, value in {"traits": traits, "captions": pairs}.items():
+            for name, value in parts.items():
                 averages[name] = 0.98 * averages.get(name, value.item()) + 0.02 * value.item()
             if step % 100 == 0:
                 rate = (step - first_step) * recipe.batch / (time.monotonic() - began)
                 _log(log, f"step {step}/{total} size {size} " + " ".join(f"{k} {v:.3f}" for k, v in averages.items())
-                     + f" scale {float(scale):.1f} {rate:.0f} images/s")  # fmt: skip
+                     + f" scale {scale.item():.1f} {rate:.0f} images/s")  # fmt: skip
             if step % recipe.checkpoint_every == 0 or step == total:
                 _log(
                     log, f"step {step} held-out trait accuracy: " + held_out_accuracy(model, tokenizer, size, mean, std)
@@ -250,7 +286,7 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
 @torch.no_grad()
 def held_out_accuracy(model: open_clip.CLIP, tokenizer: Any, size: int, mean: list[float], std: list[float]) -> str:
     """Zero-shot accuracy in every slot on 256 held-out birds, as one line for the log."""
-    data = Pictures(size, HELD_OUT_LOG_SEED, HELD_OUT_LOG_SEED + 256, mean, std)
+    data = Pictures(size, range(HELD_OUT_LOG_SEED, HELD_OUT_LOG_SEED + 256), mean, std, seen=False)
     pixels, values = (torch.stack(column) for column in zip(*(data[i] for i in range(len(data))), strict=True))
     device = next(model.parameters()).device
     model.eval()
@@ -260,7 +296,7 @@ def held_out_accuracy(model: open_clip.CLIP, tokenizer: Any, size: int, mean: li
     found, start = [], 0
     for column, (slot, options) in enumerate(world.SLOTS.items()):
         predicted = (images @ texts[start : start + len(options)].T).argmax(1)
-        found.append(f"{slot} {float((predicted == values[:, column]).float().mean()):.2f}")
+        found.append(f"{slot} {float((predicted == values[:, 0, column]).float().mean()):.2f}")
         start += len(options)
     return ", ".join(found)
 
