@@ -183,14 +183,20 @@ def test_bundled_weights_fit_the_wheel() -> None:
 def test_bundled_model_tells_pairs_apart_and_points_at_the_part_that_differs(bundled: Explainer) -> None:
     """On 120 held-out questions of each kind; the README's figures are of 500."""
     rows = benchmark.evaluate(bundled, methods=[Options().method], questions=120, seed=40_000)
-    found = {(row.kind, row.objective): row for row in rows}
-    for row in rows:
-        assert row.pair_accuracy[0] >= 0.90, row
-    assert found["attribute", "finer"].pointing[0] >= 0.50
-    # Questions that name three parts: what the contrast shares is subtracted, so the map points better than without.
-    finer, plain = found["species", "finer"], found["species", "similarity"]
-    assert finer.pointing[0] > plain.pointing[0]
-    assert finer.energy[0] > plain.energy[0] > 3 * finer.chance
+    found = {(row.kind, row.objective): {name: f[0] for name, f in row.figures.items()} for row in rows}
+    for kind in ("attribute", "species", "unseen"):
+        finer = found[kind, "finer"]
+        assert finer["pair accuracy"] >= 0.95, kind
+        assert finer["pointing"] >= 0.50, kind
+        assert finer["energy"] >= 10 * finer["chance"], kind
+    # Texts that name three parts: what the contrast shares is subtracted, so the map is more about what differs.
+    for kind in ("species", "unseen"):
+        finer, plain = found[kind, "finer"], found[kind, "similarity"]
+        assert finer["pointing"] > plain["pointing"] + 0.1
+        assert finer["energy"] > 1.3 * plain["energy"]
+        assert finer["drop"] > plain["drop"]
+    assert found["two birds", "finer"]["drop"] > found["two birds", "similarity"]["drop"]
+    assert found["absent", ""]["auroc"] >= 0.95
 
 
 def test_swapping_the_colours_of_two_birds_swaps_the_answer(bundled: Explainer) -> None:

@@ -258,7 +258,7 @@ def test_the_map_lands_on_the_bird_in_wide_and_tall_pictures(bundled: Explainer,
     picture[y : y + size, x : x + size] = scene.image
     peak = bundled.explain(picture, RED, [BLUE]).peak
     assert peak is not None
-    assert scene.masks["crown"][peak[1] - y, peak[0] - x]
+    assert scene.masks[0]["crown"][peak[1] - y, peak[0] - x]
 
 
 def test_wrong_options_are_errors_that_list_what_there_is(tiny: Explainer) -> None:
