@@ -357,13 +357,12 @@ def _class_token_rest(visual: Tower, residual: Tensor, attended: Tensor) -> tupl
 
 def _through_norm(norm: Any, x: Tensor, g: Tensor) -> Tensor:
     """Cotangents g [K, C] at a layer norm's output, pulled back to its input x [C]."""
-    x = x.float()
+    dtype, x = x.dtype, x.float()
     centred = x - x.mean()
     deviation = (centred.square().mean() + norm.eps).sqrt()
     unit = centred / deviation
     g = g.float() if norm.weight is None else g.float() * norm.weight.float()
     back: Tensor = (g - g.mean(1, keepdim=True) - unit * (g * unit).mean(1, keepdim=True)) / deviation
-    dtype: torch.dtype = x.dtype if norm.weight is None else norm.weight.dtype
     return back.to(dtype)
 
 
