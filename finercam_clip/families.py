@@ -450,6 +450,13 @@ def _one_size(visual: Tower, size: tuple[int, ...]) -> InputError:
 
 def _tokens_encode(visual: Tower, pixels: Tensor, pooling: str) -> list[Tail]:
     trunk, patches = visual.trunk, _without(visual.trunk.num_prefix_tokens)
+    if getattr(trunk, "attn_pool", None) is not None:
+        if pooling == "mean":
+            raise InputError("pooling 'mean' needs a tower without attention pooling; use pooling 'model'")
+        with torch.no_grad():
+            features = trunk.forward_features(pixels)
+        return _recorded_tails(visual, features, lambda x: visual.head(trunk.forward_head(x)), patches)
+
     layer = _tokens_target_layer(visual)
     tokens, block = _input_of(trunk.blocks[-1], lambda: trunk.forward_features(pixels))
 
@@ -459,8 +466,6 @@ def _tokens_encode(visual: Tower, pixels: Tensor, pooling: str) -> list[Tail]:
         output: Tensor = visual.head(pooled)
         return output
 
-    if pooling == "mean" and getattr(trunk, "attn_pool", None) is not None:
-        raise InputError("pooling 'mean' needs a tower without attention pooling; use pooling 'model'")
     return _recorded_tails(visual, tokens, rest, patches, None if layer in list(trunk.blocks) else layer)
 
 
