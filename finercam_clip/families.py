@@ -158,7 +158,7 @@ def _no_shift(visual: Tower) -> tuple[float, float]:
 
 
 @torch.no_grad()
-def _convolutional_shift(visual: Tower, part: nn.Module, size: tuple[int, int]) -> tuple[float, float]:
+def _convolutional_shift(part: nn.Module, size: tuple[int, int]) -> tuple[float, float]:
     """`Family.shift` of a chain of convolutions: from the kernel, stride and padding of every layer that shrinks it.
 
     Of parallel branches (layers that get the same size) the first counts; they are centred alike.
@@ -397,7 +397,7 @@ def _is_token_trunk(visual: Tower) -> bool:
 
 def _tokens_shift(visual: Tower) -> tuple[float, float]:
     embed = visual.trunk.patch_embed
-    return _convolutional_shift(visual, embed, tuple(embed.img_size)) if isinstance(embed, HybridEmbed) else (0.0, 0.0)
+    return _convolutional_shift(embed, tuple(embed.img_size)) if isinstance(embed, HybridEmbed) else (0.0, 0.0)
 
 
 def _tokens_target_layer(visual: Tower) -> nn.Module:
@@ -496,7 +496,7 @@ def _maps_stride(visual: Tower) -> tuple[int, int]:
 
 
 def _maps_shift(visual: Tower) -> tuple[float, float]:
-    return _convolutional_shift(visual, visual.trunk, _pair(visual.image_size))
+    return _convolutional_shift(visual.trunk, _pair(visual.image_size))
 
 
 @contextmanager
@@ -607,7 +607,7 @@ FAMILIES: tuple[Family, ...] = (
         target_layer=lambda visual: visual.layer4,
         patches=_resnet_patches,
         stride=lambda visual: (32, 32),
-        shift=lambda visual: _convolutional_shift(visual, visual, _pair(visual.image_size)),
+        shift=lambda visual: _convolutional_shift(visual, _pair(visual.image_size)),
         sized=_resnet_sized,
         encode=_resnet_encode,
     ),

@@ -116,7 +116,7 @@ def _permuted_colours(explainer: Explainer, questions: int, seed: int) -> list[C
         followed.append(float(int(found.argmax()) == first))
         correlations.append(spearmanr(*grids, axis=None).statistic)
     return [
-        Check("colours permuted", "answers that permute with them", float(np.mean(followed)), 0.8, above=True),
+        Check("colours permuted", "answers that permute with them", float(np.mean(followed)), 0.9, above=True),
         Check("colours permuted", "rank correlation of maps", float(np.mean(correlations)), None),
     ]
 
