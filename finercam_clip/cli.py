@@ -14,6 +14,8 @@ from finercam_clip import __version__
 from finercam_clip.errors import InputError
 from finercam_clip.options import Options
 
+_SHOWN = 10  # texts in the summary of `explain`
+_EVALUATED = ["hirescam", "gradcam"]
 _EXPLAIN_EXAMPLE = """example:
   finercam-clip explain bird.jpg --target "a bird with a red crown" --contrast "a bird with a blue crown"
 """
@@ -51,10 +53,17 @@ def build_parser() -> argparse.ArgumentParser:
     explain.add_argument("--nearest", type=int, metavar="N", help="N contrasts: the nearest concepts of --vocabulary")
     explain.add_argument("--vocabulary", help="concepts to take contrasts from: a name in prompts/ or a text file")
     explain.add_argument("--templates", help="ways to write a concept: a name in prompts/ or a text file")
-    explain.add_argument("--method", default=Options.method, help="how the map is made (%(default)s)")
-    explain.add_argument("--objective", default=Options.objective, help="what is explained (%(default)s)")
+    explain.add_argument("--background", help="further contrasts, of scenery: a name in prompts/ or a text file")
+    explain.add_argument(
+        "--method", default=Options.method, help="how the map is made (%(default)s; finercam-clip methods lists all)"
+    )
+    explain.add_argument("--refine", help="what follows the method: 'affinity', as CLIP-ES")
+    explain.add_argument(
+        "--layer", type=_layer, action="append", help="target layer: an index (-1 is the last) or a name; repeatable"
+    )
+    explain.add_argument("--objective", help=f"what is explained ({Options.objective})")
     explain.add_argument("--gamma", type=float, default=Options.gamma, help="comparison strength (%(default)s)")
-    explain.add_argument("--pooling", default=Options.pooling, help="'model', or 'mean' as CLIP-ES (%(default)s)")
+    explain.add_argument("--pooling", help=f"'model', or 'mean' as CLIP-ES ({Options.pooling})")
     explain.add_argument(
         "--image-size", type=_image_size, help="of the model's input: 448, 448x672 (height x width) or 'native'"
     )
@@ -63,6 +72,9 @@ def build_parser() -> argparse.ArgumentParser:
     _add_model_arguments(explain)
     explain.set_defaults(run=_explain)
 
+    methods = commands.add_parser("methods", help="how maps can be made: sources, which towers, in Markdown")
+    methods.set_defaults(run=_methods)
+
     models = commands.add_parser("models", help="what can be loaded: family, pretrained tags")
     models.add_argument("--families", action="store_true", help="the table of families instead, in Markdown")
     models.add_argument("--json", action="store_true", help="print as JSON")
@@ -70,6 +82,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     bench = commands.add_parser("bench", help="time and memory of 1, 32 and 1,000 questions beside a bare forward pass")
     bench.add_argument("--runs", type=int, default=7, help="rounds to take the median of (%(default)s)")
+    bench.add_argument("--methods", action="store_true", help="every method instead, beside a bare forward pass")
     bench.add_argument("--json", action="store_true", help="print as JSON")
     _add_model_arguments(bench)
     bench.set_defaults(run=_bench)
@@ -83,7 +96,9 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--questions", type=int, help="held-out questions of each kind (aviary: 200, sanity: 50)")
     evaluate.add_argument("--seed", type=int, default=0, help="the first question's seed (%(default)s)")
     evaluate.add_argument("--kind", action="append", help="aviary: repeat for several (default: all)")
-    evaluate.add_argument("--method", action="append", help="aviary: repeat for several (default: all)")
+    evaluate.add_argument(
+        "--method", action="append", help="aviary: repeat for several, or 'all' (default: hirescam and gradcam)"
+    )
     evaluate.add_argument("--objective", action="append", help="aviary: repeat for several (similarity and finer)")
     evaluate.add_argument("--json", action="store_true", help="print as JSON")
     _add_model_arguments(evaluate)
@@ -105,6 +120,10 @@ def _image_size(text: str) -> int | tuple[int, int] | str:
     return (height, width[0]) if width else height
 
 
+def _layer(text: str) -> int | str:
+    return int(text) if text.lstrip("-").isdigit() else text
+
+
 def _load(arguments: argparse.Namespace) -> Any:
     _say(f"loading {arguments.model or 'the bundled model'} …")
     from finercam_clip.explainer import load
@@ -122,7 +141,7 @@ def _demo(arguments: argparse.Namespace) -> None:
 
 
 def _explain(arguments: argparse.Namespace) -> None:
-    from finercam_clip.explainer import check_options
+    from finercam_clip.explainer import spelt_out
     from finercam_clip.images import read_image
     from finercam_clip.render import check_output
 
@@ -137,8 +156,10 @@ def _explain(arguments: argparse.Namespace) -> None:
         raise InputError("give --contrast or --nearest, not both")
     image = read_image(arguments.image)
     contrasts = arguments.contrast if arguments.nearest is None else arguments.nearest
-    options = {name: getattr(arguments, name) for name in Options.__dataclass_fields__}
-    check_options(Options(**options))
+    asked = {name: getattr(arguments, name) for name in Options.__dataclass_fields__}
+    asked["layer"] = None if arguments.layer is None else tuple(arguments.layer)
+    options = {name: value for name, value in asked.items() if value is not None}
+    spelt_out(options)
     explanation = _load(arguments).explain(image, arguments.target, contrasts, **options)
     if output is not None:
         explanation.save(output)
@@ -146,13 +167,21 @@ def _explain(arguments: argparse.Namespace) -> None:
     if arguments.json:
         print(explanation.to_json())
         return
-    for text, cosine in explanation.similarities.items():
+    for text, cosine in list(explanation.similarities.items())[:_SHOWN]:
         role = "target  " if text == explanation.target else "contrast"
         print(f"{role}  cosine {cosine:6.3f}  p {explanation.probabilities[text]:.3f}  {text}")
+    if len(explanation.contrasts) >= _SHOWN:
+        print(f"          and {len(explanation.contrasts) - _SHOWN + 1} contrasts more (--json lists all)")
     print(f"peak      {explanation.peak or 'none'}")
     if explanation.caution:
         print(f"caution   {explanation.caution}")
     print(f"picture   {output}")
+
+
+def _methods(arguments: argparse.Namespace) -> None:
+    from finercam_clip.methods import methods_table
+
+    print(methods_table())
 
 
 def _models(arguments: argparse.Namespace) -> None:
@@ -173,11 +202,12 @@ def _models(arguments: argparse.Namespace) -> None:
 
 
 def _bench(arguments: argparse.Namespace) -> None:
-    from finercam_clip.bench import bench, format_table
+    from finercam_clip.bench import bench, bench_methods, format_table
 
     if arguments.runs < 1:
         raise InputError(f"--runs is a number from 1 up, not {arguments.runs}")
-    rows = bench(_load(arguments), runs=arguments.runs, progress=_say)
+    measure = bench_methods if arguments.methods else bench
+    rows = measure(_load(arguments), runs=arguments.runs, progress=_say)
     _say("")
     print(json.dumps([vars(row) for row in rows]) if arguments.json else format_table(rows))
 
@@ -185,6 +215,7 @@ def _bench(arguments: argparse.Namespace) -> None:
 def _evaluate(arguments: argparse.Namespace) -> None:
     from finercam_clip.aviary import benchmark, sanity
     from finercam_clip.methods import METHODS
+    from finercam_clip.options import PRESETS
 
     asked = {"seed": arguments.seed, "progress": _say}
     if arguments.questions is not None:
@@ -197,7 +228,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         found = benchmark.evaluate(
             explainer,
             kinds=arguments.kind or list(benchmark.KINDS),
-            methods=arguments.method or list(METHODS),
+            methods=[*METHODS, *PRESETS] if "all" in (arguments.method or []) else arguments.method or _EVALUATED,
             objectives=arguments.objective or ["similarity", "finer"],
             **asked,
         )
