@@ -23,7 +23,7 @@ from finercam_clip import objectives, prompts
 from finercam_clip.batches import in_batches
 from finercam_clip.errors import InputError
 from finercam_clip.explanation import Explanation
-from finercam_clip.families import POOLINGS, Family, family_of, tails_at
+from finercam_clip.families import POOLINGS, Family, family_of, tails_at, uncompiled
 from finercam_clip.images import Geometry, ImageInput, ImageSize, geometry_of, input_size, read_image
 from finercam_clip.methods import method_named
 from finercam_clip.models import LoadedModel, load_model
@@ -219,7 +219,7 @@ class Explainer:
             chosen = [i for i, wanted in enumerate(sizes) if wanted == (size, squeeze)]
             pixels = torch.stack([self.loaded.preprocess(pictures[i], size, squeeze=squeeze) for i in chosen])
             pixels = pixels.to(self.loaded.device, self.loaded.dtype)
-            with nullcontext() if size == own else self.family.sized(visual, size):
+            with uncompiled(), nullcontext() if size == own else self.family.sized(visual, size):
                 tails = self._tails(pixels, pooling, layer)
             grid, stride = self._grid(tails, size)
             mode = "squash" if squeeze else self.loaded.preprocess_cfg.resize_mode

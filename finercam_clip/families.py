@@ -486,6 +486,12 @@ def frozen(module: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
+def uncompiled() -> AbstractContextManager[Any]:
+    """Inside, modules that the user has compiled run as they are written: compiled ones do not see new hooks."""
+    stance = getattr(torch.compiler, "set_stance", None)  # since torch 2.6
+    return nullcontext() if stance is None else stance("force_eager")
+
+
 # ------------------------------------------- timm's transformers (EVA, PE, SigLIP, ViTamin, MobileCLIP's ViT, ...)
 
 

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from finercam_clip.attention import Attentions, attentions_of
 from finercam_clip.batches import in_batches
 from finercam_clip.errors import InputError
-from finercam_clip.families import Tokens, embedding_of, frozen, pooled_by_attention
+from finercam_clip.families import Tokens, embedding_of, frozen, pooled_by_attention, uncompiled
 from finercam_clip.tails import unit_norm
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def _ready(encoding: ImageEncoding) -> Iterator[None]:
     size = (encoding.pixels.shape[-2], encoding.pixels.shape[-1])
     explainer, visual = encoding.explainer, encoding.visual
     own = explainer.own_size
-    with frozen(visual), nullcontext() if size == own else explainer.family.sized(visual, size):
+    with uncompiled(), frozen(visual), nullcontext() if size == own else explainer.family.sized(visual, size):
         yield
 
 

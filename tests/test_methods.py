@@ -14,11 +14,15 @@ import torch
 import torch.nn.functional as F
 from conftest import tiny_explainer
 from numpy.typing import NDArray
+from scipy.stats import spearmanr
 from skimage import data
 from test_parity import _normalised, _package, _plain
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
+import finercam_clip
 from finercam_clip import InputError
+from finercam_clip.aviary import demo
 from finercam_clip.explainer import Explainer, ImageEncoding
 from finercam_clip.methods import METHODS, method_named, methods_table, perturbation
 from finercam_clip.passes import attentions
@@ -408,6 +412,43 @@ def _timm_explainer(pool: str = "token") -> Explainer:
     tokenizer = open_clip.SimpleTokenizer(context_length=32)
     cfg = PreprocessCfg(size=(224, 224))
     return Explainer(LoadedModel("timm", "test", model, cfg, tokenizer, None, torch.device("cpu")))
+
+
+@pytest.mark.parametrize("part", ["visual", "model", "blocks"])
+def test_a_compiled_model_gives_the_same_maps(tiny: Explainer, part: str) -> None:
+    explainer = tiny_explainer()
+    model = explainer.loaded.model
+    for module in {"visual": [model.visual], "model": [model]}.get(part, model.visual.transformer.resblocks):
+        module.compile(backend="aot_eager")
+    one, two = explainer.encode(NOISE), tiny.encode(NOISE)
+    for name in METHODS:
+        found, expected = (encoding.explain(TEXTS[0], TEXTS[1:], method=name).grid for encoding in (one, two))
+        assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max(), name
+
+
+@pytest.mark.parametrize("kernel", [SDPBackend.MATH, SDPBackend.FLASH_ATTENTION])
+def test_any_kernel_of_scaled_dot_product_attention(tiny: Explainer, kernel: SDPBackend) -> None:
+    expected = tiny.encode(NOISE)
+    with sdpa_kernel(kernel):
+        found = tiny.encode(NOISE)
+        for name in METHODS:
+            one, two = (encoding.explain(TEXTS[0], TEXTS[1:], method=name).grid for encoding in (found, expected))
+            assert np.abs(one - two).max() <= 1e-4 * np.abs(two).max(), name
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_half_precision_agrees_in_rank_and_is_finite(bundled: Explainer, precision: str) -> None:
+    half = finercam_clip.load(precision=precision)
+    image = demo.demo_scene().image
+    exact, found = bundled.encode(image), half.encode(image)
+    for name, method in METHODS.items():
+        if method.slow:
+            continue
+        one, two = (encoding.explain(TEXTS[0], TEXTS[1:2], method=name) for encoding in (exact, found))
+        assert two.grid.dtype == np.float32
+        assert np.isfinite(two.grid).all(), name
+        if name not in ("gradcam++", "xgradcam"):  # they divide by what may be near zero
+            assert spearmanr(one.target_grid.ravel(), two.target_grid.ravel()).statistic >= 0.98, name
 
 
 # --------------------------------------------------------------------------------------------------- what is refused

@@ -17,7 +17,7 @@ from finercam_clip.passes import embed_changed
 if TYPE_CHECKING:
     from finercam_clip.explainer import ImageEncoding
 
-RISE_MASKS = 2000
+RISE_MASKS = 1000
 RISE_CELLS = 8  # a mask is drawn on so many cells a side
 OCCLUDED = 2  # side of the square that is covered, in cells
 
@@ -37,7 +37,7 @@ def occlusion(encoding: ImageEncoding, directions: Tensor) -> Tensor:
 
 def rise(encoding: ImageEncoding, directions: Tensor) -> Tensor:
     """RISE (Petsiuk et al., BMVC 2018, eq. 6): the mean of random masks weighed by the score of the picture seen
-    through them, over the mean mask; 2,000 masks of 8 x 8 cells, half of them open. Linear."""
+    through them, over the mean mask; 1,000 masks of 8 x 8 cells, half of them open. Linear."""
     return directions @ encoding.once(_rise_features).T
 
 
