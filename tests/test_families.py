@@ -20,6 +20,7 @@ from open_clip.model import _build_vision_tower
 from torch import Tensor, nn
 
 from finercam_clip import InputError
+from finercam_clip.attention import attentions_of
 from finercam_clip.families import FAMILIES, Family, family_of, family_of_config
 from finercam_clip.methods.gradients import gradcam, hirescam
 from finercam_clip.tails import Tail
@@ -137,6 +138,28 @@ def test_heatmap_of_the_right_grid_and_the_models_own_embedding(tower: Any) -> N
             assert float(maps.abs().max()) > 0
     after = tower.state_dict()
     assert all(bool((after[name] == tensor).all()) for name, tensor in before.items())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in tower.modules())
+
+
+def test_attention_is_the_towers_own(tower: Any) -> None:
+    """Rows of weights sum to 1, weights times values give the module's output (`attentions_of` checks that), and the
+    embedding at the end is the tower's; with gradients at every block."""
+    family = family_of(tower)
+    if family.tokens is None:
+        return
+    tokens, pixels = family.tokens, _pixels(_size(tower, family))
+    found = attentions_of(
+        tokens.blocks(tower), lambda: tower(pixels), lambda x: tokens.finish(tower, x, "model"), graph=True
+    )
+    with torch.no_grad():
+        torch.testing.assert_close(found.embedding.detach(), _embedding(tower, pixels)[0], rtol=1e-3, atol=1e-4)
+    for weights in found.weights:
+        torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:2]))
+    direction = torch.randn(len(found.embedding), generator=torch.Generator().manual_seed(2))
+    for slope, weights in zip(found.weight_gradients(direction), found.weights, strict=True):
+        assert slope.shape == weights.shape
+        assert bool(torch.isfinite(slope).all())
+        assert float(slope.abs().max()) > 0
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in tower.modules())
 
 
