@@ -21,13 +21,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from finercam_clip import objectives, prompts
+from finercam_clip.classes import Classes
 from finercam_clip.errors import InputError
 from finercam_clip.explanation import Explanation
 from finercam_clip.families import POOLINGS, Family, family_of
 from finercam_clip.images import Geometry, ImageInput, ImageSize, geometry_of, input_size, read_image
 from finercam_clip.methods import method_named
 from finercam_clip.models import LoadedModel, load_model
-from finercam_clip.options import Options
+from finercam_clip.options import SIMILAR_BY, Options
 from finercam_clip.prompts import Concept, Text
 from finercam_clip.tails import Tail, unit_norm
 
@@ -54,8 +55,24 @@ def load(
 
 
 @dataclass(frozen=True, eq=False)
+class Question:
+    """A checked question with its directions.
+
+    concepts: the target first; texts: theirs [1 + M, D]; count: None, the others are the contrasts; or a number, how
+    many of them are, to be chosen for each image.
+    """
+
+    concepts: tuple[Concept, ...]
+    texts: Tensor
+    count: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
 class Explainer:
-    """A CLIP model that answers where an image says one concept and not others. Holds no state besides the model."""
+    """A CLIP model that answers where an image says one concept and not others. Holds no state besides the model.
+
+    Or a classifier (`finercam_clip.load_classifier`): the same, with names of its classes in place of texts.
+    """
 
     loaded: LoadedModel
 
@@ -101,7 +118,7 @@ class Explainer:
         options = _changed(Options(), changes)
         asked = [self._embedded_question(target, contrasts, options) for target, contrasts in questions]
         encodings = self.encode(list(images), pooling=options.pooling, image_size=options.image_size)
-        return [[encoding._answer(*question, options) for question in asked] for encoding in encodings]
+        return [[encoding._answer(question, options) for question in asked] for encoding in encodings]
 
     @overload
     def encode(  # type: ignore[overload-overlap]
@@ -120,7 +137,7 @@ class Explainer:
     ) -> ImageEncoding | list[ImageEncoding]:
         """One forward pass an image; a list of images gives a list, computed in batches.
 
-        pooling: "model", as the tower pools, or "mean", the mean of the patch tokens (CLIP-ES).
+        pooling: "model", as the tower pools; "mean", the mean of the patch tokens (CLIP-ES); "token", the class token.
         image_size: of the model's input: None, its own; a number; (height, width); "native", the image's own.
 
         Raises:
@@ -145,13 +162,17 @@ class Explainer:
     def embed(self, texts: Sequence[Text], templates: Any = None) -> Tensor:
         """Unit-norm text embeddings, float32 [K, D], one a concept: in each template, averaged over its texts.
 
+        Of a classifier: the rows of its head, [K, D + 1], weights and bias (`Classes.rows`).
+
         Raises:
-            InputError: a text is empty, too long for the model, or of words it does not know.
+            InputError: a text is empty, too long for the model, or of words it does not know; or no such class.
         """
-        return self._embed([prompts.concept(text, "text") for text in texts], prompts.templates_of(templates))
+        return self._embed([self._concept(text, "text") for text in texts], self._templates(templates))
 
     @torch.no_grad()
     def _embed(self, concepts: Sequence[Concept], templates: Sequence[str]) -> Tensor:
+        if self.loaded.tokenizer is None:
+            return self._classes.directions(concepts)
         written = [concept.written_as(templates).texts for concept in concepts]
         tokens = prompts.tokenize(
             [text for texts in written for text in texts], self.loaded.tokenizer, self.loaded.known_tokens
@@ -168,34 +189,54 @@ class Explainer:
     def _question(
         self, target: Text, contrasts: Sequence[Text] | int, options: Options
     ) -> tuple[list[Concept], list[str]]:
-        """The checked concepts, target first, and the templates. A number of contrasts is taken from the vocabulary."""
-        wanted = prompts.concept(target, "target")
-        templates = prompts.templates_of(options.templates)
+        """The checked concepts, target first, and the templates. For a number of contrasts: all it is chosen from."""
+        wanted = self._concept(target, "target")
+        templates = self._templates(options.templates)
         if isinstance(contrasts, int):
-            others = self._nearest(wanted, contrasts, options, templates)
+            others = self._candidates(wanted, contrasts, options)
         elif isinstance(contrasts, str):
-            others = [prompts.concept(contrasts, "contrast")]
+            others = [self._concept(contrasts, "contrast")]
         else:
-            others = [prompts.concept(contrast, "contrast") for contrast in contrasts]
+            others = [self._concept(contrast, "contrast") for contrast in contrasts]
         prompts.check_question(wanted, others)
         return [wanted, *others], templates
 
-    def _embedded_question(
-        self, target: Text, contrasts: Sequence[Text] | int, options: Options
-    ) -> tuple[list[Concept], Tensor]:
+    def _embedded_question(self, target: Text, contrasts: Sequence[Text] | int, options: Options) -> Question:
         concepts, templates = self._question(target, contrasts, options)
-        return concepts, self._embed(concepts, templates)
+        count = contrasts if isinstance(contrasts, int) else None
+        return Question(tuple(concepts), self._embed(concepts, templates), count)
 
-    def _nearest(self, target: Concept, count: int, options: Options, templates: Sequence[str]) -> list[Concept]:
-        if options.vocabulary is None:
+    def _candidates(self, target: Concept, count: int, options: Options) -> list[Concept]:
+        """What contrasts=count is chosen from: the vocabulary, or all classes, but for the target."""
+        classes = self.loaded.classes
+        if options.vocabulary is not None:
+            entries = prompts.vocabulary_of(options.vocabulary)
+        elif classes is not None:
+            entries = list(classes.names)
+        else:
             raise InputError(f"contrasts={count} takes the nearest concepts of a vocabulary: give one (vocabulary=...)")
-        entries = dict.fromkeys(prompts.vocabulary_of(options.vocabulary))
-        others = [prompts.concept(entry, "vocabulary entry") for entry in entries]
-        others = [other for other in others if other.label.lower() != target.label.lower()]
+        found = [self._concept(entry, "vocabulary entry") for entry in entries]
+        own = {target.label.lower(), *(() if classes is None else (text.lower() for text in target.texts))}
+        others = list({other.label.lower(): other for other in found if other.label.lower() not in own}.values())
         if not 1 <= count <= len(others):
             raise InputError(f"contrasts={count}: the vocabulary has {len(others)} concepts besides the target")
-        near = self._embed(others, templates) @ self._embed([target], templates)[0]
-        return [others[int(i)] for i in near.topk(count).indices]
+        return others
+
+    def _concept(self, text: Text, role: str) -> Concept:
+        """A text as it is, or for a classifier the class that it names."""
+        concept = prompts.concept(text, role)
+        return concept if self.loaded.classes is None else self.loaded.classes.concept(concept)
+
+    def _templates(self, templates: Any) -> list[str]:
+        if templates is not None and self.loaded.classes is not None:
+            raise InputError("templates are for texts; a classifier's classes are named as they are: leave them out")
+        return prompts.templates_of(templates)
+
+    @property
+    def _classes(self) -> Classes:
+        if self.loaded.classes is None:
+            raise InputError(f"{self.loaded.name} is no classifier: it has no classes; ask it about texts")
+        return self.loaded.classes
 
     def _encode_batch(self, images: Sequence[ImageInput], pooling: str, image_size: ImageSize) -> list[ImageEncoding]:
         pictures = [read_image(image) for image in images]
@@ -209,7 +250,8 @@ class Explainer:
                 tails = self.family.encode(visual, pixels.to(self.loaded.device, self.loaded.dtype), pooling)
             mode = "squash" if squeeze else self.loaded.preprocess_cfg.resize_mode
             for i, tail in zip(chosen, tails, strict=True):
-                geometry = geometry_of((pictures[i].height, pictures[i].width), size, mode)
+                crop = self.loaded.crop if size == own else 1.0
+                geometry = geometry_of((pictures[i].height, pictures[i].width), size, mode, crop)
                 encodings[i] = ImageEncoding(
                     explainer=self,
                     image=np.asarray(pictures[i]),
@@ -242,14 +284,26 @@ class ImageEncoding:
         """Where the image says `target` and not `contrasts`.
 
         target: a text, or several: an ensemble of prompts for one concept.
-        contrasts: texts (each may be an ensemble), or a number n: the n concepts of `vocabulary` nearest to the target.
+        contrasts: texts (each may be an ensemble), or a number n: the n concepts of `vocabulary` most similar to the
+            target (see `Options.similar_by`).
+            Of a classifier these are its classes' names, and several are a group of classes.
         changes: fields of `Options`, e.g. gamma=0.8, method="hirescam", objective="similarity".
 
         Raises:
             InputError: a text, a name or a number cannot be used; the message says what can.
         """
         options = self._options(changes)
-        return self._answer(*self.explainer._embedded_question(target, contrasts, options), options)
+        return self._answer(self.explainer._embedded_question(target, contrasts, options), options)
+
+    def predictions(self, count: int = 5) -> dict[str, float]:
+        """A classifier's `count` most probable classes, best first: name -> softmax over all of them.
+
+        Raises:
+            InputError: the model is no classifier.
+        """
+        classes = self.explainer._classes
+        found = (classes.rows @ self.tail.embedding).softmax(0).topk(min(count, len(classes.names)))
+        return {classes.names[int(i)]: float(p) for p, i in zip(found.values, found.indices, strict=True)}
 
     def _options(self, changes: dict[str, Any]) -> Options:
         """The options of a question about this encoding; what was settled in encoding cannot be changed any more."""
@@ -262,7 +316,23 @@ class ImageEncoding:
                 )
         return options
 
-    def _answer(self, concepts: Sequence[Concept], texts: Tensor, options: Options) -> Explanation:
+    def _chosen(self, question: Question, options: Options) -> tuple[Sequence[Concept], Tensor]:
+        """The question's concepts and directions, with the contrasts that `options.similar_by` chooses."""
+        if question.count is None:
+            return question.concepts, question.texts
+        classes, texts = self.explainer.loaded.classes, question.texts
+        if (options.similar_by or ("concepts" if classes is None else "logits")) == "logits":
+            s = texts @ self.tail.embedding
+            distances = (s[1:] - s[0]).abs()
+        else:
+            rows = unit_norm(texts if classes is None else texts[:, :-1])  # a bias is no part of a direction
+            distances = -(rows[1:] @ rows[0])
+        nearest = distances.topk(question.count, largest=False).indices + 1
+        order = [0, *nearest.tolist()]
+        return [question.concepts[i] for i in order], texts[order]
+
+    def _answer(self, question: Question, options: Options) -> Explanation:
+        concepts, texts = self._chosen(question, options)
         scale = self.explainer.scale
         finer = self._directions(texts[:1], texts[1:], options)
         alone = scale * texts  # each concept by itself: the target, and the contrasts together as the question has them
@@ -270,9 +340,12 @@ class ImageEncoding:
         others = alone[1:].mean(0, keepdim=True) if len(texts) > 1 else torch.zeros_like(alone)
         maps = self.maps(torch.cat([finer, alone[:1], others]), options.method)
         cosines = texts @ self.tail.embedding
-        probabilities = (scale * cosines).softmax(0)
-        labels = [concept.label for concept in concepts]
         loaded = self.explainer.loaded
+        if loaded.classes is None:
+            probabilities = (scale * cosines).softmax(0)
+        else:
+            probabilities = loaded.classes.probabilities(concepts, self.tail.embedding)
+        labels = [concept.label for concept in concepts]
         return Explanation(
             image=self.image,
             geometry=self.geometry,
@@ -286,6 +359,7 @@ class ImageEncoding:
             options=options,
             model=loaded.name,
             pretrained=loaded.pretrained,
+            score="cosine" if loaded.classes is None else "logit",
         )
 
     def heatmaps(
@@ -373,6 +447,8 @@ def check_options(options: Options) -> Options:
     objectives.objective_named(options.objective)
     if options.pooling not in POOLINGS:
         raise InputError(f"there is no pooling '{options.pooling}'; there are {', '.join(POOLINGS)}")
+    if options.similar_by not in (None, *SIMILAR_BY):
+        raise InputError(f"contrasts are similar by {' or '.join(SIMILAR_BY)}, not by '{options.similar_by}'")
     return options
 
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from finercam_clip.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -18,7 +21,9 @@ class Options:
     image_size: of the model's input: None, the model's own; a number, for a square; (height, width); or "native", the
         image's own size in whole patches. Position embeddings are interpolated; the model is not changed.
     templates: ways to write a concept: a name in prompts/, a text file, or texts with "{}"; None is the text itself.
-    vocabulary: concepts to take contrasts from: a name in prompts/, a text file, or texts.
+    vocabulary: concepts to take contrasts from: a name in prompts/, a text file, or texts; None: a classifier's own.
+    similar_by: how contrasts=n chooses: "logits", whose scores on this image are nearest to the target's (the paper);
+        "concepts", whose own directions are, whatever the image. None: "logits" for a classifier, "concepts" for CLIP.
     """
 
     method: str = "hirescam"
@@ -28,3 +33,27 @@ class Options:
     image_size: int | tuple[int, int] | str | None = None
     templates: str | Path | Sequence[str] | None = None
     vocabulary: str | Path | Sequence[str] | None = None
+    similar_by: str | None = None
+
+
+SIMILAR_BY = ("logits", "concepts")
+
+# The three modes of the paper (and of its scripts): the question's arguments beside image and target.
+PRESETS: dict[str, dict[str, Any]] = {
+    "baseline": {"contrasts": (), "gamma": 0.0},
+    "finer-default": {"contrasts": 3, "gamma": 0.6},
+    "finer-compare": {"contrasts": 1, "gamma": 0.6},
+}
+
+
+def preset(name: str) -> dict[str, Any]:
+    """A mode of the paper as arguments: `explain(image, target, **preset("finer-default"))`.
+
+    baseline: no contrasts, the plain method; finer-default: the 3 most similar concepts; finer-compare: only the first.
+
+    Raises:
+        InputError: there is no such mode.
+    """
+    if name not in PRESETS:
+        raise InputError(f"there is no preset '{name}'; there are {', '.join(PRESETS)}")
+    return dict(PRESETS[name])
