@@ -59,7 +59,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     generate = commands.add_parser("generate", help="maps of a whole data set; stop it anywhere, and go on")
     generate.add_argument("dataset", nargs="?", type=Path, help="a folder, a list file, or a CSV of questions")
-    generate.add_argument("--dataset_path", dest="dataset", type=Path, default=argparse.SUPPRESS, help="the same")
+    generate.add_argument("--dataset_path", type=Path, help="the same")
     generate.add_argument("--output", "--save_path", type=Path, required=True, help="the run's folder")
     generate.add_argument("--split", help="only this part of the data set: train, test, ...")
     generate.add_argument("--target", help="one concept for all images, instead of each one's class")
@@ -71,7 +71,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     visualize = commands.add_parser("visualize", help="pictures of a run: panels, contact sheets, a page that filters")
     visualize.add_argument("folder", nargs="?", type=Path, metavar="run", help="the folder that generate wrote")
-    visualize.add_argument("--cams_path", dest="folder", type=Path, default=argparse.SUPPRESS, help="the same")
+    visualize.add_argument("--cams_path", type=Path, help="the same")
     visualize.add_argument("--output", "--save_path", type=Path, help="where to (RUN/pictures)")
     visualize.add_argument(
         "--dataset", "--dataset_path", type=Path, help="where the images lie now, if they were moved"
@@ -257,13 +257,14 @@ def _generate(arguments: argparse.Namespace) -> int:
     from finercam_clip.datasets import open_dataset
     from finercam_clip.runs import generate
 
-    if arguments.dataset is None:
+    source = arguments.dataset or arguments.dataset_path
+    if source is None:
         raise InputError("which data set? name a folder, a list file or a CSV of questions")
     if arguments.batch < 1:
         raise InputError(f"--batch is a number from 1 up, not {arguments.batch}")
     if arguments.contrast and not arguments.target:
         raise InputError("--contrast goes with --target; without them each image is asked about its own class")
-    dataset = open_dataset(arguments.dataset)
+    dataset = open_dataset(source)
     chosen, options = dataset.split(arguments.split), _options(arguments)
     explainer = _load(arguments, dataset.classes)
     _say("")
@@ -284,13 +285,12 @@ def _generate(arguments: argparse.Namespace) -> int:
 def _visualize(arguments: argparse.Namespace) -> int:
     from finercam_clip.gallery import visualize
 
-    if arguments.folder is None:
+    run = arguments.folder or arguments.cams_path
+    if run is None:
         raise InputError("which run? name the folder that finercam-clip generate wrote")
     if arguments.limit is not None and arguments.limit < 1:
         raise InputError(f"--limit is a number from 1 up, not {arguments.limit}")
-    found = visualize(
-        arguments.folder, arguments.output, dataset=arguments.dataset, limit=arguments.limit, progress=_say
-    )
+    found = visualize(run, arguments.output, dataset=arguments.dataset, limit=arguments.limit, progress=_say)
     _say("")
     print(f"panels    {found.panels} in {found.page.parent / 'panels'}")
     for sheet in found.sheets:

@@ -49,6 +49,11 @@ class DataSet:
     parts: dict[str, dict[str, tuple[float, float]]] = field(default_factory=dict)
     attributes: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
+    @property
+    def root(self) -> Path:
+        """The folder that its images are found from."""
+        return self.source if self.source.is_dir() else self.source.parent
+
     def split(self, name: str | None) -> DataSet:
         """Only the images of one split; None is all of them. Raises InputError if it has no such split."""
         if name is None:

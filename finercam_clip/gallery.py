@@ -17,7 +17,7 @@ from finercam_clip.classes import normalised
 from finercam_clip.errors import InputError
 from finercam_clip.files import make_folder, write_whole
 from finercam_clip.images import read_image
-from finercam_clip.runs import geometry_in, read_manifest, read_maps
+from finercam_clip.runs import geometry_in, images_root, read_manifest, read_maps
 
 TITLES = {"baseline": "Baseline", "finer-default": "Finer-Default", "finer-compare": "Finer-Compare"}
 PAGE = 48  # pictures a contact sheet
@@ -54,6 +54,7 @@ def visualize(
     if not records:
         raise InputError(f"the run in {run} has no images yet")
     folder = make_folder(Path(output) if output is not None else Path(run) / "pictures")
+    root = images_root(run) if dataset is None else Path(dataset)
     examples = _examples(read_manifest(run))
     skipped: dict[str, str] = {}
     rows: list[dict[str, Any]] = []
@@ -62,11 +63,11 @@ def visualize(
     for i, record in enumerate(records):
         progress(f"picture {i + 1:,} of {len(records):,}")
         try:
-            image = np.asarray(read_image(_place(record, dataset)))
+            image = np.asarray(read_image(root / record["path"]))
         except InputError as error:
             skipped[record["image"]] = str(error)
             continue
-        tiles = _tiles(run, record, image, examples, dataset)
+        tiles = _tiles(run, record, image, examples, root)
         panel = folder / "panels" / f"{record['image']}.jpg"
         make_folder(panel.parent)
         render.write_picture(panel, render.panel(tiles))
@@ -82,10 +83,6 @@ def visualize(
     return Visualized(page, len(rows), tuple(sheets), skipped)
 
 
-def _place(record: dict[str, Any], dataset: str | Path | None) -> Path:
-    return Path(record["path"]) if dataset is None else Path(dataset) / record["image"]
-
-
 def _examples(records: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     """Images a class, by the class's normalised name."""
     found: dict[str, list[dict[str, Any]]] = {}
@@ -99,13 +96,13 @@ def _tiles(
     record: dict[str, Any],
     image: NDArray[np.uint8],
     examples: dict[str, list[dict[str, Any]]],
-    dataset: str | Path | None,
+    root: Path,
 ) -> list[render.Tile]:
     small = render.shrunk(image) if max(image.shape[:2]) > render.TILE else image
     tiles = [render.Tile(small, "Image", f"{record['target']}\n{_scores(record, record['target'])}")]
     if record["contrasts"]:
         nearest = record["contrasts"][0]
-        example = _example(nearest, examples, dataset)
+        example = _example(nearest, examples, root)
         shape = (small.shape[0], small.shape[1])
         picture = render.blank(shape) if example is None else render.fitted(example, shape)
         title = "Most similar class" if example is not None else "Most similar class (no image of it)"
@@ -133,13 +130,11 @@ def _scores(record: dict[str, Any], name: str) -> str:
     return f"{record['score']} {record['similarities'][name]:.3f}, p {record['probabilities'][name]:.2f}"
 
 
-def _example(
-    name: str, examples: dict[str, list[dict[str, Any]]], dataset: str | Path | None
-) -> NDArray[np.uint8] | None:
+def _example(name: str, examples: dict[str, list[dict[str, Any]]], root: Path) -> NDArray[np.uint8] | None:
     """The first image of a class that can be read."""
     for record in examples.get(normalised(name), []):
         try:
-            return np.asarray(read_image(_place(record, dataset)))
+            return np.asarray(read_image(root / record["path"]))
         except InputError:
             continue
     return None

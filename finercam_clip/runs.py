@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -79,6 +80,7 @@ def generate(
     asked.check()
     settings = {
         "dataset": str(dataset.source.resolve()),
+        "root": str(dataset.root.resolve()),
         "target": target,
         "contrasts": None if not contrasts else list(contrasts),
         "batch": batch,
@@ -154,6 +156,11 @@ def read_maps(run: str | Path, record: dict[str, Any]) -> dict[str, NDArray[np.f
             }
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{path} cannot be read: {error}; delete it and run generate again") from error
+
+
+def images_root(run: str | Path) -> Path:
+    """The folder that the `path` of a run's records starts from, where it was when the run began."""
+    return Path(json.loads((Path(run) / SETTINGS).read_text(encoding="utf-8"))["root"])
 
 
 def geometry_in(record: dict[str, Any]) -> Geometry:
@@ -244,7 +251,7 @@ class _Asked:
         labels = list(similarities)
         record = {
             "image": item.name,
-            "path": item.path.as_posix(),
+            "path": Path(os.path.relpath(item.path, self.dataset.root)).as_posix(),
             "split": item.split,
             "size": {"width": encoding.image.shape[1], "height": encoding.image.shape[0]},
             "asked": _question_of(item, self.target, self.contrasts),

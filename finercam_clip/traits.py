@@ -35,8 +35,8 @@ class Trait:
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """One trait of one image. score: the target's similarity; probability: among target and contrasts, None without
-    contrasts; peak, box: of the heatmap in pixels of the image, None where nothing speaks for the trait; tile: uint8."""
+    """One trait of one image. score: the target's similarity; probability: among target and contrasts, or None;
+    peak, box: of the heatmap in pixels of the image, None where nothing speaks for the trait; tile: uint8."""
 
     score: float
     probability: float | None
