@@ -162,7 +162,7 @@ def read_head(path: str | Path) -> tuple[Tensor, Tensor]:
         raise InputError(f"{path}: a head's file name ends in {', '.join(HEAD_FORMATS)}")
     if not path.is_file():
         raise InputError(f"{path}: no such file; a head has 'weight' [classes, dim] and 'bias' [classes]")
-    tensors = _tensors(path)
+    tensors = tensors_in(path)
     weights = [name for name, tensor in tensors.items() if name.split(".")[-1] == "weight" and tensor.ndim == 2]
     if len(weights) != 1:
         held = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in list(tensors.items())[:6]) or "nothing"
@@ -176,7 +176,12 @@ def read_head(path: str | Path) -> tuple[Tensor, Tensor]:
     return weight, bias
 
 
-def _tensors(path: Path) -> dict[str, Tensor]:
+def tensors_in(path: Path) -> dict[str, Tensor]:
+    """The named tensors of a .safetensors, .npz or torch file. Nothing is unpickled.
+
+    Raises:
+        InputError: the file is none of these, is damaged, or holds code.
+    """
     try:
         if path.suffix.lower() == ".safetensors":
             found = load_file(path)
@@ -191,7 +196,7 @@ def _tensors(path: Path) -> dict[str, Tensor]:
         raise InputError(f"{path} is not plain tensors: it holds code or objects, which are never executed") from error
     except Exception as error:  # each format has its own dozen of exceptions for damaged files
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise InputError(f"{path} cannot be read as a head: {reason[:200]}") from error
+        raise InputError(f"{path} cannot be read: {reason[:200]}") from error
     if not isinstance(found, dict):
         raise InputError(f"{path} holds a {type(found).__name__}, not named tensors 'weight' and 'bias'")
     return {str(name): tensor for name, tensor in found.items() if isinstance(tensor, Tensor)}

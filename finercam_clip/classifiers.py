@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import warnings
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -18,7 +19,7 @@ from timm.data.config import resolve_data_config
 from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
 from torch import Tensor, nn
 
-from finercam_clip.classes import Classes, class_names, read_head, with_classes
+from finercam_clip.classes import Classes, class_names, read_head, tensors_in, with_classes
 from finercam_clip.errors import InputError
 from finercam_clip.explainer import Explainer
 from finercam_clip.families import POOLINGS
@@ -110,7 +111,7 @@ def load_classifier(
         raise InputError(f"there is no pooling '{pooling}'; there are {', '.join(POOLINGS)}")
     rows = None if head is None else read_head(head)
     names = None if classes is None else class_names(classes)
-    trunk, source = _trunk(backbone, None if pretrained is None else str(pretrained))
+    trunk, source = _trunk(backbone, None if pretrained is None else str(pretrained), rows is not None)
     if rows is None:
         rows = _own_head(trunk, backbone)
         names = _imagenet_names(trunk) if names is None else names
@@ -148,8 +149,9 @@ def load_classifier(
     )
 
 
-def _trunk(name: str, pretrained: str | None) -> tuple[Any, str]:
-    """A timm model with its classifier, and where its weights come from."""
+def _trunk(name: str, pretrained: str | None, headless: bool) -> tuple[Any, str]:
+    """A timm model, with its own classifier unless it is to be `headless`, and where its weights come from."""
+    settings = {"num_classes": 0} if headless else {}
     if name == PHOTOS:
         if pretrained is not None:
             raise InputError("'photos' has its own weights; leave pretrained out")
@@ -162,14 +164,30 @@ def _trunk(name: str, pretrained: str | None) -> tuple[Any, str]:
         warnings.warn(f"{name} with RANDOM weights: its heatmaps mean nothing; for tests and benchmarks", stacklevel=3)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            return _created(name), "random"
+            return _created(name, **settings), "random"
     if pretrained is not None and not Path(pretrained).is_file():
         raise InputError(f"{pretrained}: no such checkpoint file for {name}; or 'random', or none for timm's weights")
     with loading_errors(name, pretrained):
         if pretrained is None:
-            trunk = _created(name, pretrained=True)
+            trunk = _created(name, pretrained=True, **settings)
             return trunk, str(trunk.pretrained_cfg.get("tag") or "timm")
-        return _created(name, checkpoint_path=pretrained), pretrained
+        trunk = _created(name, **settings)
+        _fill(trunk, tensors_in(Path(pretrained)), headless)
+        return trunk, pretrained
+
+
+def _fill(trunk: Any, state: dict[str, Tensor], headless: bool) -> None:
+    """Loads a checkpoint, timm's own or of the original authors where timm can convert it. All of it must fit, but for
+    the classifier where that is to be another."""
+    if set(state) != set(trunk.state_dict()):
+        convert = getattr(sys.modules[type(trunk).__module__], "checkpoint_filter_fn", None)
+        state = state if convert is None else convert(state, trunk)
+    missing, unexpected = trunk.load_state_dict(state, strict=False)
+    own = trunk.pretrained_cfg.get("classifier") or ()
+    own = (own,) if isinstance(own, str) else tuple(own)
+    wrong = [key for key in (*missing, *unexpected) if not (headless and key.startswith(own))]
+    if wrong:
+        raise RuntimeError(f"Missing key or Unexpected key: {', '.join(wrong[:3])}")
 
 
 def _created(name: str, **settings: Any) -> Any:

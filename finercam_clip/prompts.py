@@ -60,11 +60,10 @@ def check_question(target: Concept, contrasts: Sequence[Concept]) -> None:
         seen.add(contrast.label.lower())
 
 
-def prompt_files() -> dict[str, Path]:
-    """The packaged templates, vocabularies and traits, name -> file."""
+def prompt_files(kind: str = ".txt") -> dict[str, Path]:
+    """The packaged templates and vocabularies, name -> file; of the kind ".yaml" the tables of traits."""
     folder = next((folder for folder in _FOLDERS if folder.is_dir()), None)
-    kinds = (".txt", ".yaml")
-    return {path.stem: path for path in sorted(folder.iterdir()) if path.suffix in kinds} if folder else {}
+    return {path.stem: path for path in sorted(folder.glob(f"*{kind}"))} if folder else {}
 
 
 def read_prompts(name: str | Path) -> list[str]:
@@ -73,7 +72,7 @@ def read_prompts(name: str | Path) -> list[str]:
     Raises:
         InputError: no such name or file, or nothing in it.
     """
-    files = {stem: path for stem, path in prompt_files().items() if path.suffix == ".txt"}
+    files = prompt_files()
     path = files.get(str(name)) or Path(name)
     try:
         if not path.is_file():

@@ -61,7 +61,7 @@ def read_traits(source: str | Path) -> tuple[Trait, ...]:
     Raises:
         InputError: no such file, or it does not hold traits.
     """
-    path = prompt_files().get(str(source)) or Path(source)
+    path = prompt_files(".yaml").get(str(source)) or Path(source)
     if path.suffix.lower() not in (".yaml", ".yml"):
         return tuple(Trait(text, text) for text in read_prompts(source))
     try:

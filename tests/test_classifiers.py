@@ -262,6 +262,29 @@ def test_dinov2_and_a_head_on_each_pooling(
     assert again.similarities["0"] == pytest.approx(found.similarities["a"], rel=1e-5)
 
 
+def test_a_checkpoint_fits_whole_or_not_at_all(tmp_path: Path, shallow: Callable[[dict[str, Any]], None]) -> None:
+    name, head = "vit_small_patch14_dinov2", _head(tmp_path, 384)
+    model, checkpoint = _randomised(name, {"depth": 1}, tmp_path)
+    shallow({"depth": 1})
+    expected = finercam_clip.load_classifier(name, head, pretrained=checkpoint)
+    state = model.state_dict()
+    found = []
+    torch.save(state | {"mask_token": torch.zeros(1, 384)}, tmp_path / "authors.pth")  # as the authors publish it
+    save_file(state | {"head.weight": torch.ones(3, 384), "head.bias": torch.ones(3)}, tmp_path / "m.safetensors")
+    for file in ("authors.pth", "m.safetensors"):
+        found.append(finercam_clip.load_classifier(name, head, pretrained=tmp_path / file))
+    for explainer in found:
+        for key, tensor in explainer.loaded.model.visual.trunk.state_dict().items():
+            assert bool((tensor == expected.loaded.model.visual.trunk.state_dict()[key]).all())
+    torch.save({key: tensor for key, tensor in state.items() if "fc2" not in key}, tmp_path / "part.pth")
+    torch.save({f"layer{key}": tensor for key, tensor in state.items()}, tmp_path / "resnet.pth")
+    torch.save({"state_dict": nn.Linear(1, 1)}, tmp_path / "objects.pth")
+    for file, said in (("part.pth", "another"), ("resnet.pth", "another"), ("objects.pth", "never executed")):
+        with pytest.raises(InputError, match=said) as error:
+            finercam_clip.load_classifier(name, head, pretrained=tmp_path / file)
+        assert "\n" not in str(error.value)
+
+
 def test_without_a_backbone_it_is_the_papers(tmp_path: Path, shallow: Callable[[dict[str, Any]], None]) -> None:
     shallow({"depth": 1})
     explainer = finercam_clip.load_classifier(head=_head(tmp_path, 768), pretrained="random")
