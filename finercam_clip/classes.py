@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from finercam_clip.errors import InputError
-from finercam_clip.prompts import Concept, read_prompts
+from finercam_clip.prompts import Concept, folder_names, read_prompts
 
 HEAD_FORMATS = (".pth", ".pt", ".bin", ".safetensors", ".npz")
 
@@ -131,21 +131,12 @@ def with_classes(weight: Tensor, bias: Tensor, names: Sequence[str] | None) -> C
 def class_names(source: str | Path | Sequence[str]) -> list[str]:
     """Class names in the order of the head: as given, from a text file (one a line), or those of a folder's folders.
 
-    A folder is read as image-folder loaders do: sorted; of `train`, `test` and `val` in it, the first there is.
-
     Raises:
-        InputError: there is no such file or folder, or it holds none.
+        InputError: there is no such file or folder, or it holds none (see `prompts.folder_names`).
     """
     if not isinstance(source, (str, Path)):
         return list(source)
-    folder = Path(source)
-    if not folder.is_dir():
-        return read_prompts(source)
-    split = next((folder / name for name in ("train", "test", "valid", "val") if (folder / name).is_dir()), folder)
-    found = sorted(path.name for path in split.iterdir() if path.is_dir() and not path.name.startswith("."))
-    if not found:
-        raise InputError(f"{split} holds no folders to take class names from")
-    return found
+    return folder_names(source) if Path(source).is_dir() else read_prompts(source)
 
 
 def read_head(path: str | Path) -> tuple[Tensor, Tensor]:

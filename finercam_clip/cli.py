@@ -113,7 +113,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _add_question_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--vocabulary", help="concepts to take contrasts from: a name in prompts/ or a text file")
+    parser.add_argument(
+        "--vocabulary", help="concepts to take contrasts from: a name in prompts/, a text file, a folder by class"
+    )
     parser.add_argument("--similar-by", help="how they are chosen: by 'logits' on the image, or as 'concepts'")
     parser.add_argument("--templates", help="ways to write a concept: a name in prompts/ or a text file")
     parser.add_argument("--method", default=Options.method, help="how the map is made (%(default)s)")
@@ -190,7 +192,7 @@ def _explain(arguments: argparse.Namespace) -> int | None:
     if arguments.concepts is not None:
         return _traits(arguments)
     if arguments.target is None:
-        raise InputError("what to look for? give a --target, or --concepts for a table of traits")
+        raise InputError("give a --target, or --concepts for a table of traits (see finercam-clip explain --help)")
     output = arguments.output
     if output is None and not arguments.json:
         output = Path(f"{arguments.image.stem}-finercam.png")
@@ -322,7 +324,8 @@ def _models(arguments: argparse.Namespace) -> None:
     print(f"{'MODEL':{width}}  {'FAMILY':12}  WEIGHTS")
     for row in rows:
         print(f"{row.name:{width}}  {row.family or 'not yet':12}  {', '.join(row.weights) or 'random only'}")
-    print("\nand hf-hub:org/repo for any open_clip model on the hub, or a local checkpoint file as --pretrained")
+    print("\nand hf-hub:org/repo for any open_clip model on the hub, or a local checkpoint file as --pretrained;")
+    print("in place of --model a --classifier: 'photos', or any vision transformer or convolutional network of timm")
 
 
 def _bench(arguments: argparse.Namespace) -> None:

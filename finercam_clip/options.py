@@ -21,7 +21,8 @@ class Options:
     image_size: of the model's input: None, the model's own; a number, for a square; (height, width); or "native", the
         image's own size in whole patches. Position embeddings are interpolated; the model is not changed.
     templates: ways to write a concept: a name in prompts/, a text file, or texts with "{}"; None is the text itself.
-    vocabulary: concepts to take contrasts from: a name in prompts/, a text file, or texts; None: a classifier's own.
+    vocabulary: concepts to take contrasts from: a name in prompts/, a text file, a folder of folders (their names), or
+        texts; None: a classifier's classes.
     similar_by: how contrasts=n chooses: "logits", whose scores on this image are nearest to the target's (the paper);
         "concepts", whose own directions are, whatever the image. None: "logits" for a classifier, "concepts" for CLIP.
     """

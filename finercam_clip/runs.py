@@ -12,7 +12,6 @@ import hashlib
 import io
 import json
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -35,7 +34,7 @@ from finercam_clip.explainer import Explainer, ImageEncoding, Question, check_op
 from finercam_clip.files import PART, make_folder, write_whole
 from finercam_clip.images import Geometry, read_image
 from finercam_clip.options import PRESETS, Options
-from finercam_clip.prompts import Concept, vocabulary_of
+from finercam_clip.prompts import Concept, spoken, vocabulary_of
 
 MODES = tuple(PRESETS)  # baseline, finer-default, finer-compare
 BATCH = 16  # images a forward pass
@@ -106,6 +105,9 @@ def generate(
                 continue
             pictures = _read(items, unreadable)
             readable = [item for item in items if item.name in pictures]
+            bar.update(len(items) - len(readable))
+            if all(item.name in records for item in readable):
+                continue
             encodings = explainer.encode(
                 [pictures[item.name] for item in readable], pooling=options.pooling, image_size=options.image_size
             )
@@ -271,11 +273,6 @@ class _Asked:
         """One a mode: no contrasts, all of them, the first. Without contrasts there is only the first mode."""
         contrasts = [texts[1:1], texts[1:], texts[1:2]] if len(texts) > 1 else [texts[1:1]]
         return torch.cat([encoding._directions(texts[:1], some, self.options) for some in contrasts])
-
-
-def spoken(name: str) -> str:
-    """A class's folder name as words: "001.Black_footed_Albatross" -> "Black footed Albatross"."""
-    return " ".join(re.sub(r"^\s*\d+\s*\.", "", name).replace("_", " ").split())
 
 
 def _question_of(item: Item, target: str | None, contrasts: Sequence[str] | None) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from pytorch_grad_cam import FinerCAM, GradCAM, HiResCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget, FinerWeightedTarget
 from safetensors.torch import save_file
 from skimage import data
+from test_families import _check_alignment
 from timm.data import create_transform, resolve_data_config
 from torch import Tensor, nn
 
@@ -110,10 +111,7 @@ def _check_parity(explainer: Explainer, model: nn.Module, names: list[str], pixe
         assert np.abs(_positive(ours) - theirs).max() <= 1e-4, method
         upstream = {"method": method, "objective": "finer-softmax-upstream"}
         for count, alpha in ((1, 0.6), (len(others), 0.6), (len(others), 1.0)):
-            # Upstream's weights are a softmax over all classes, but they are divided by their sum over the contrasts:
-            # only one contrast (where they cancel) or none of the other classes leaves the same gradient.
-            if count > 1:
-                continue
+            # Upstream's p is a softmax over all classes; over its sum it is the one over the contrasts, slope and all.
             ours = encoding.explain(names[0], names[1 : 1 + count], gamma=alpha, **upstream).grid
             theirs = _package(model, explainer, pixels, kind, FinerWeightedTarget(target, others[:count], alpha))
             assert np.abs(_positive(ours) - theirs).max() <= 1e-4, (method, count, alpha)
@@ -146,6 +144,16 @@ def test_any_backbone_has_its_own_logits_and_the_packages_maps(
         assert found.similarities[one] == pytest.approx(float(logits[classes.index(one)]), rel=1e-3, abs=1e-4)
         assert found.probabilities[one] == pytest.approx(float(logits.softmax(0)[classes.index(one)]), rel=1e-3)
     _check_parity(explainer, model, names, pixels)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "tf_efficientnet_lite0", "efficientnet_b1", "mobilenetv3_small_100"])
+def test_a_cell_of_a_cnns_grid_is_where_it_looks(name: str, tmp_path: Path) -> None:
+    """Max pools, TensorFlow's padding, and sizes that are no multiple of the stride included."""
+    _, checkpoint = _randomised(name, {}, tmp_path)
+    explainer = finercam_clip.load_classifier(name, pretrained=checkpoint)
+    visual = explainer.loaded.model.visual
+    for cell in ((1, 2), (5, 4)):
+        _check_alignment(visual, explainer.family, visual.image_size, cell)
 
 
 def test_photographs_read_what_is_on_them_and_the_maps_are_the_packages(photos: Explainer) -> None:

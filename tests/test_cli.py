@@ -487,6 +487,7 @@ def test_random_weights_explain_with_a_warning_and_say_that_the_map_means_nothin
         "image_size": None,
         "templates": None,
         "vocabulary": None,
+        "similar_by": None,
     }
 
 

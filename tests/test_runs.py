@@ -21,7 +21,7 @@ from PIL import Image
 from skimage import data
 
 import finercam_clip.explainer
-from finercam_clip import InputError, runs
+from finercam_clip import InputError
 from finercam_clip.aviary import world
 from finercam_clip.aviary.demo import BIRD
 from finercam_clip.cli import main
@@ -29,6 +29,7 @@ from finercam_clip.datasets import check, open_dataset
 from finercam_clip.explainer import Explainer, load
 from finercam_clip.gallery import visualize
 from finercam_clip.options import Options
+from finercam_clip.prompts import spoken
 from finercam_clip.runs import generate, geometry_in, read_manifest, read_maps
 from finercam_clip.traits import read_traits
 
@@ -324,6 +325,12 @@ def test_images_that_were_moved_are_found_again_or_named(birds: Path, tmp_path: 
     assert visualize(tmp_path / "run", dataset=tmp_path / "moved").panels == 4
 
 
+def test_a_vocabulary_may_be_a_folder_by_class(birds: Path, bundled: Explainer) -> None:
+    assert spoken("001.Black_footed_Albatross") == "Black footed Albatross"
+    found = bundled.explain(data.chelsea(), "a bird with a red crown", 3, vocabulary=birds)
+    assert set(found.contrasts) == {name.replace("_", " ") for name in CLASSES} - {found.target}
+
+
 # -------------------------------------------------------------------------------------------------------------- traits
 
 
@@ -377,4 +384,3 @@ def test_traits_may_be_a_plain_list(tmp_path: Path) -> None:
     (tmp_path / "t.txt").write_text("a red crown\na blue crown\n")
     (tmp_path / "t.yaml").write_text("- a red crown\n- a blue crown\n")
     assert read_traits(tmp_path / "t.txt") == read_traits(tmp_path / "t.yaml")
-    assert runs.spoken("001.Black_footed_Albatross") == "Black footed Albatross"
