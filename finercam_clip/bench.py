@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -12,12 +13,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from open_clip.utils import to_2tuple
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from finercam_clip.explainer import Explainer
+from finercam_clip.errors import InputError
+from finercam_clip.explainer import Explainer, ImageEncoding
 from finercam_clip.families import family_of
+from finercam_clip.methods import METHODS
 from finercam_clip.tails import unit_norm
 
 QUESTIONS = (1, 32, 1000)
@@ -26,7 +29,8 @@ QUESTIONS = (1, 32, 1000)
 @dataclass(frozen=True)
 class Row:
     """A measured line. seconds: median over rounds; ratio: median of its ratios to encode_image of the same round;
-    memory: peak of tensors allocated during one run, in MiB; memory_ratio: to encode_image's."""
+    memory: peak of tensors allocated during one run, in MiB (not a number where one run takes too long to be profiled);
+    memory_ratio: to encode_image's."""
 
     name: str
     seconds: float
@@ -37,53 +41,97 @@ class Row:
 
 def bench(explainer: Explainer, *, runs: int = 7, progress: Callable[[str], None] = lambda line: None) -> list[Row]:
     """Measures one image of random pixels; texts are embedded beforehand. Each of `runs` rounds runs everything."""
-    loaded = explainer.loaded
-    visual = loaded.model.visual
-    size = to_2tuple(visual.image_size)
-    picture = np.random.default_rng(0).integers(0, 256, (*size, 3)).astype(np.uint8)
-    pixels = loaded.preprocess(Image.fromarray(picture))[None].to(loaded.device, loaded.dtype)
-    dimension = len(explainer.encode(picture).tail.embedding)
-    texts = unit_norm(torch.randn(max(QUESTIONS) + 1, dimension, generator=torch.Generator().manual_seed(0)))
-    texts = texts.to(loaded.device)
+    subject = _subject(explainer)
+    candidates: dict[str, Callable[[], None]] = {"encode_image": subject.bare}
+    for n in QUESTIONS:
+        candidates[f"finercam_clip, {n:,} question{'s' if n > 1 else ''}"] = subject.asked(n)
+    if find_spec("pytorch_grad_cam"):
+        visual = explainer.loaded.model.visual
+        for n in QUESTIONS[:2]:
+            name = f"grad-cam FinerCAM, {n} question{'s' if n > 1 else ''}"
+            candidates[name] = partial(_grad_cam_package, visual, subject.pixels, subject.texts, n, explainer.scale)
+    # Tens of times slower than the rest: once is enough.
+    once = {name for name in candidates if name.startswith("grad-cam") and ", 32" in name}
+    return _measured(candidates, once, (), runs, explainer.loaded.device, progress)
 
-    def bare() -> None:
-        with torch.no_grad():
-            loaded.model.encode_image(pixels)
 
-    def ours(questions: int) -> Callable[[], None]:
+def bench_methods(
+    explainer: Explainer, *, runs: int = 7, progress: Callable[[str], None] = lambda line: None
+) -> list[Row]:
+    """The same for every method that works on this model, with 1 and 32 questions."""
+    subject = _subject(explainer)
+    candidates: dict[str, Callable[[], None]] = {"encode_image": subject.bare}
+    once: set[str] = set()
+    for name, method in METHODS.items():
+        try:
+            if not method.slow:  # those work on any tower
+                subject.encoding.maps(subject.texts[:1], name)
+        except InputError:
+            continue
+        rows = {f"{name}, {n} question{'s' if n > 1 else ''}": subject.asked(n, method=name) for n in QUESTIONS[:2]}
+        candidates |= rows
+        once |= set(rows) if method.slow else set()
+    return _measured(candidates, once, once, runs, explainer.loaded.device, progress)
+
+
+@dataclass(frozen=True, eq=False)
+class _Subject:
+    """What is measured: an image, as a picture and as pixels, and unit-norm texts [1001, D]."""
+
+    explainer: Explainer
+    picture: NDArray[np.uint8]
+    pixels: Tensor
+    encoding: ImageEncoding
+    texts: Tensor
+
+    @torch.no_grad()
+    def bare(self) -> None:
+        self.explainer.loaded.model.encode_image(self.pixels)
+
+    def asked(self, questions: int, **changes: Any) -> Callable[[], None]:
         def run() -> None:
-            explainer.encode(picture).heatmaps(texts[:questions], texts[-1:])
+            self.explainer.encode(self.picture).heatmaps(self.texts[:questions], self.texts[-1:], **changes)
 
         return run
 
-    candidates: dict[str, Callable[[], None]] = {"encode_image": bare}
-    candidates |= {f"finercam_clip, {n:,} question{'s' if n > 1 else ''}": ours(n) for n in QUESTIONS}
-    if find_spec("pytorch_grad_cam"):
-        for n in QUESTIONS[:2]:
-            name = f"grad-cam FinerCAM, {n} question{'s' if n > 1 else ''}"
-            candidates[name] = partial(_grad_cam_package, visual, pixels, texts, n, explainer.scale)
 
+def _subject(explainer: Explainer) -> _Subject:
+    loaded = explainer.loaded
+    picture = np.random.default_rng(0).integers(0, 256, (*explainer.own_size, 3)).astype(np.uint8)
+    pixels = loaded.preprocess(Image.fromarray(picture))[None].to(loaded.device, loaded.dtype)
+    encoding = explainer.encode(picture)
+    shape = max(QUESTIONS) + 1, len(encoding.tail.embedding)
+    texts = unit_norm(torch.randn(shape, generator=torch.Generator().manual_seed(0))).to(loaded.device)
+    return _Subject(explainer, picture, pixels, encoding, texts)
+
+
+def _measured(
+    candidates: dict[str, Callable[[], None]],
+    once: Collection[str],
+    unprofiled: Collection[str],
+    runs: int,
+    device: torch.device,
+    progress: Callable[[str], None],
+) -> list[Row]:
+    """Every candidate in every round, those of `once` in the first only; ratios to the first candidate. Memory of all
+    but those of `unprofiled`."""
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
     for round_ in range(-1, runs):  # the first round warms up and is not counted
-        progress(f"round {round_ + 1} of {runs}")
         for name, run in candidates.items():
-            if name.startswith("grad-cam") and ", 32" in name and round_ > 0:
-                continue  # tens of times slower than the rest: once is enough
-            spent = _timed(run, loaded.device)
+            if name in once and round_ != 0:
+                continue
+            progress(f"round {round_ + 1} of {runs}: {name}")
+            spent = _timed(run, device)
             if round_ >= 0:
                 seconds[name].append(spent)
-    memory = {name: _peak_memory(run, loaded.device) for name, run in candidates.items()}
-    base, base_memory = seconds["encode_image"], memory["encode_image"]
-    return [
-        Row(
-            name,
-            statistics.median(times),
-            statistics.median(t / b for t, b in zip(times, base, strict=False)),
-            memory[name] / 2**20,
-            memory[name] / base_memory,
-        )
-        for name, times in seconds.items()
-    ]
+    memory = {name: _peak_memory(run, device) for name, run in candidates.items() if name not in unprofiled}
+    first = next(iter(candidates))
+    rows = []
+    for name, times in seconds.items():
+        ratio = statistics.median(t / b for t, b in zip(times, seconds[first], strict=False))
+        peak = memory.get(name, float("nan"))
+        rows.append(Row(name, statistics.median(times), ratio, peak / 2**20, peak / memory[first]))
+    return rows
 
 
 def format_table(rows: list[Row]) -> str:
@@ -92,7 +140,9 @@ def format_table(rows: list[Row]) -> str:
         "| | seconds | x encode_image | peak memory, MiB | x encode_image |",
         "|---|---:|---:|---:|---:|",
     ]
-    lines += [f"| {r.name} | {r.seconds:.3f} | {r.ratio:.2f} | {r.memory:.1f} | {r.memory_ratio:.2f} |" for r in rows]
+    for r in rows:
+        memory = f"{r.memory:.1f} | {r.memory_ratio:.2f}" if math.isfinite(r.memory) else " | "
+        lines.append(f"| {r.name} | {r.seconds:.3f} | {r.ratio:.2f} | {memory} |")
     return "\n".join(lines)
 
 

@@ -14,6 +14,8 @@ from finercam_clip import __version__
 from finercam_clip.errors import InputError
 from finercam_clip.options import Options, preset
 
+_SHOWN = 10  # texts in the summary of `explain`
+_EVALUATED = ["hirescam", "gradcam"]
 _EXPLAIN_EXAMPLE = """example:
   finercam-clip explain bird.jpg --target "a bird with a red crown" --contrast "a bird with a blue crown"
 """
@@ -84,6 +86,9 @@ def build_parser() -> argparse.ArgumentParser:
     dataset.add_argument("dataset", type=Path, help="a folder, a list file, or a CSV of questions")
     dataset.set_defaults(run=_dataset)
 
+    methods = commands.add_parser("methods", help="how maps can be made: sources, which towers, in Markdown")
+    methods.set_defaults(run=_methods)
+
     models = commands.add_parser("models", help="what can be loaded: family, pretrained tags")
     models.add_argument("--families", action="store_true", help="the table of families instead, in Markdown")
     models.add_argument("--json", action="store_true", help="print as JSON")
@@ -91,6 +96,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     bench = commands.add_parser("bench", help="time and memory of 1, 32 and 1,000 questions beside a bare forward pass")
     bench.add_argument("--runs", type=int, default=7, help="rounds to take the median of (%(default)s)")
+    bench.add_argument("--methods", action="store_true", help="every method instead, beside a bare forward pass")
     bench.add_argument("--json", action="store_true", help="print as JSON")
     _add_model_arguments(bench)
     bench.set_defaults(run=_bench)
@@ -104,7 +110,9 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--questions", type=int, help="held-out questions of each kind (aviary: 200, sanity: 50)")
     evaluate.add_argument("--seed", type=int, default=0, help="the first question's seed (%(default)s)")
     evaluate.add_argument("--kind", action="append", help="aviary: repeat for several (default: all)")
-    evaluate.add_argument("--method", action="append", help="aviary: repeat for several (default: all)")
+    evaluate.add_argument(
+        "--method", action="append", help="aviary: repeat for several, or 'all' (default: hirescam and gradcam)"
+    )
     evaluate.add_argument("--objective", action="append", help="aviary: repeat for several (similarity and finer)")
     evaluate.add_argument("--json", action="store_true", help="print as JSON")
     _add_model_arguments(evaluate)
@@ -114,14 +122,21 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _add_question_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--vocabulary", help="concepts to take contrasts from: a name in prompts/, a text file, a folder by class"
+        "--vocabulary", help="take contrasts from it: a name in prompts/, a text file or a folder by class"
     )
     parser.add_argument("--similar-by", help="how they are chosen: by 'logits' on the image, or as 'concepts'")
     parser.add_argument("--templates", help="ways to write a concept: a name in prompts/ or a text file")
-    parser.add_argument("--method", default=Options.method, help="how the map is made (%(default)s)")
-    parser.add_argument("--objective", default=Options.objective, help="what is explained (%(default)s)")
+    parser.add_argument("--background", help="further contrasts, of scenery: a name in prompts/ or a text file")
+    parser.add_argument(
+        "--method", default=Options.method, help="how the map is made (%(default)s; finercam-clip methods lists all)"
+    )
+    parser.add_argument("--refine", help="what follows the method: 'affinity', as CLIP-ES")
+    parser.add_argument(
+        "--layer", type=_layer, action="append", help="target layer: an index (-1 is the last) or a name; repeatable"
+    )
+    parser.add_argument("--objective", help=f"what is explained ({Options.objective})")
     parser.add_argument("--gamma", type=float, default=Options.gamma, help="comparison strength (%(default)s)")
-    parser.add_argument("--pooling", default=Options.pooling, help="'model', 'token', or 'mean' (%(default)s)")
+    parser.add_argument("--pooling", help=f"'model', 'token', or 'mean' as CLIP-ES ({Options.pooling})")
     parser.add_argument(
         "--image-size", type=_image_size, help="of the model's input: 448, 448x672 (height x width) or 'native'"
     )
@@ -144,6 +159,10 @@ def _image_size(text: str) -> int | tuple[int, int] | str:
         return text
     height, *width = (int(side) for side in text.split("x"))
     return (height, width[0]) if width else height
+
+
+def _layer(text: str) -> int | str:
+    return int(text) if text.lstrip("-").isdigit() else text
 
 
 def _load(arguments: argparse.Namespace, classes: Any = None) -> Any:
@@ -179,10 +198,15 @@ def _demo(arguments: argparse.Namespace) -> None:
     print("\n".join(lines))
 
 
-def _options(arguments: argparse.Namespace) -> Any:
-    from finercam_clip.explainer import check_options
+def _asked(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The options that were given, checked."""
+    from finercam_clip.explainer import spelt_out
 
-    return check_options(Options(**{name: getattr(arguments, name) for name in Options.__dataclass_fields__}))
+    asked = {name: getattr(arguments, name) for name in Options.__dataclass_fields__}
+    asked["layer"] = None if arguments.layer is None else tuple(arguments.layer)
+    options = {name: value for name, value in asked.items() if value is not None}
+    spelt_out(options)
+    return options
 
 
 def _explain(arguments: argparse.Namespace) -> int | None:
@@ -204,9 +228,9 @@ def _explain(arguments: argparse.Namespace) -> int | None:
         raise InputError("give --contrast, --nearest or --preset, not both")
     image = read_image(arguments.image)
     contrasts = arguments.contrast if arguments.nearest is None else arguments.nearest
-    options = vars(_options(arguments))
+    options = _asked(arguments)
     if arguments.preset is not None:
-        options = options | preset(arguments.preset)
+        options |= preset(arguments.preset)
         contrasts = options.pop("contrasts")
     explanation = _load(arguments).explain(image, arguments.target, contrasts, **options)
     if output is not None:
@@ -215,9 +239,11 @@ def _explain(arguments: argparse.Namespace) -> int | None:
     if arguments.json:
         print(explanation.to_json())
         return None
-    for text, similarity in explanation.similarities.items():
+    for text, similarity in list(explanation.similarities.items())[:_SHOWN]:
         role = "target  " if text == explanation.target else "contrast"
         print(f"{role}  {explanation.score} {similarity:6.3f}  p {explanation.probabilities[text]:.3f}  {text}")
+    if len(explanation.contrasts) >= _SHOWN:
+        print(f"          and {len(explanation.contrasts) - _SHOWN + 1} contrasts more (--json lists all)")
     print(f"peak      {explanation.peak or 'none'}")
     if explanation.caution:
         print(f"caution   {explanation.caution}")
@@ -228,6 +254,7 @@ def _explain(arguments: argparse.Namespace) -> int | None:
 def _traits(arguments: argparse.Namespace) -> int:
     from finercam_clip import traits
     from finercam_clip.datasets import open_dataset
+    from finercam_clip.explainer import spelt_out
     from finercam_clip.files import write_whole
     from finercam_clip.render import check_output, write_picture
 
@@ -236,7 +263,7 @@ def _traits(arguments: argparse.Namespace) -> int:
         raise InputError("--concepts brings its own targets and contrasts: leave the others and --json out")
     output = check_output(arguments.output or Path(f"{arguments.image.resolve().stem}-traits.png"))
     asked = traits.read_traits(arguments.concepts)
-    dataset, options = open_dataset(arguments.image), _options(arguments)
+    dataset, options = open_dataset(arguments.image), spelt_out(_asked(arguments))
     table = traits.trait_table(_load(arguments), dataset, asked, options=options, progress=_say)
     if not table.rows:
         raise InputError(f"none of the {len(dataset.items)} images in {arguments.image} can be read")
@@ -257,6 +284,7 @@ def _listed(what: str, names: dict[str, str]) -> int:
 
 def _generate(arguments: argparse.Namespace) -> int:
     from finercam_clip.datasets import open_dataset
+    from finercam_clip.explainer import spelt_out
     from finercam_clip.runs import generate
 
     source = arguments.dataset or arguments.dataset_path
@@ -267,7 +295,7 @@ def _generate(arguments: argparse.Namespace) -> int:
     if arguments.contrast and not arguments.target:
         raise InputError("--contrast goes with --target; without them each image is asked about its own class")
     dataset = open_dataset(source)
-    chosen, options = dataset.split(arguments.split), _options(arguments)
+    chosen, options = dataset.split(arguments.split), spelt_out(_asked(arguments))
     explainer = _load(arguments, dataset.classes)
     _say("")
     found = generate(
@@ -310,6 +338,12 @@ def _dataset(arguments: argparse.Namespace) -> int:
     return 0 if report.complete else 1
 
 
+def _methods(arguments: argparse.Namespace) -> None:
+    from finercam_clip.methods import methods_table
+
+    print(methods_table())
+
+
 def _models(arguments: argparse.Namespace) -> None:
     from finercam_clip.models import families_table, list_models
 
@@ -329,11 +363,12 @@ def _models(arguments: argparse.Namespace) -> None:
 
 
 def _bench(arguments: argparse.Namespace) -> None:
-    from finercam_clip.bench import bench, format_table
+    from finercam_clip.bench import bench, bench_methods, format_table
 
     if arguments.runs < 1:
         raise InputError(f"--runs is a number from 1 up, not {arguments.runs}")
-    rows = bench(_load(arguments), runs=arguments.runs, progress=_say)
+    measure = bench_methods if arguments.methods else bench
+    rows = measure(_load(arguments), runs=arguments.runs, progress=_say)
     _say("")
     print(json.dumps([vars(row) for row in rows]) if arguments.json else format_table(rows))
 
@@ -341,6 +376,7 @@ def _bench(arguments: argparse.Namespace) -> None:
 def _evaluate(arguments: argparse.Namespace) -> None:
     from finercam_clip.aviary import benchmark, sanity
     from finercam_clip.methods import METHODS
+    from finercam_clip.options import PRESETS
 
     asked = {"seed": arguments.seed, "progress": _say}
     if arguments.questions is not None:
@@ -353,7 +389,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         found = benchmark.evaluate(
             explainer,
             kinds=arguments.kind or list(benchmark.KINDS),
-            methods=arguments.method or list(METHODS),
+            methods=[*METHODS, *PRESETS] if "all" in (arguments.method or []) else arguments.method or _EVALUATED,
             objectives=arguments.objective or ["similarity", "finer"],
             **asked,
         )

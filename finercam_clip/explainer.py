@@ -8,12 +8,11 @@ ImageEncoding x d ── method ──► signed map [h, w] ──► Explanatio
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, overload
+from typing import Any, TypeVar, overload
 
 import numpy as np
 import torch
@@ -21,20 +20,26 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from finercam_clip import objectives, prompts
+from finercam_clip.batches import in_batches
 from finercam_clip.classes import Classes
 from finercam_clip.errors import InputError
 from finercam_clip.explanation import Explanation
-from finercam_clip.families import POOLINGS, Family, family_of
+from finercam_clip.families import POOLINGS, Family, family_of, tails_at, uncompiled
 from finercam_clip.images import Geometry, ImageInput, ImageSize, geometry_of, input_size, read_image
 from finercam_clip.methods import method_named
 from finercam_clip.models import LoadedModel, load_model
-from finercam_clip.options import SIMILAR_BY, Options
+from finercam_clip.options import PRESETS, SIMILAR_BY, Options
 from finercam_clip.prompts import Concept, Text
+from finercam_clip.refine import affinity, check_refinement
 from finercam_clip.tails import Tail, unit_norm
 
 _BATCH = 32  # images a forward pass
 _TEXT_BATCH = 256
 _DIRECTIONS = 64  # pulled back at a time: more are no faster and need more memory
+_SETTLED = ("pooling", "image_size", "layer")  # options of encoding, not of a question
+
+Layer = int | str | tuple[int | str, ...] | None
+Found = TypeVar("Found")
 
 
 def load(
@@ -58,13 +63,14 @@ def load(
 class Question:
     """A checked question with its directions.
 
-    concepts: the target first; texts: theirs [1 + M, D]; count: None, the others are the contrasts; or a number, how
-    many of them are, to be chosen for each image.
+    concepts: the target, the contrasts, the background; texts: theirs [1 + M, D]; count: None, or how many of the
+    contrasts are to be chosen for each image; background: how many of the concepts are scenery, which always stays.
     """
 
     concepts: tuple[Concept, ...]
     texts: Tensor
     count: int | None = None
+    background: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +95,11 @@ class Explainer:
         _ = self.family  # an unsupported tower is an error on loading, not at the first image
 
     @property
+    def own_size(self) -> tuple[int, int]:
+        """(height, width) of the model's own input."""
+        return _pair(self.loaded.preprocess_cfg.size)
+
+    @property
     def scale(self) -> float:
         """The model's logit scale: similarities are this times cosines (about 100 for CLIP)."""
         return float(self.loaded.model.logit_scale.detach().exp())
@@ -100,9 +111,9 @@ class Explainer:
 
         image: a path, a PIL image, or a uint8 array [H, W, 3] (RGB). `changes`: any field of `Options`.
         """
-        options = _changed(Options(), changes)
+        options = spelt_out(changes)
         self._question(target, contrasts, options)  # a wrong question is an error before the image costs anything
-        encoding = self.encode(image, pooling=options.pooling, image_size=options.image_size)
+        encoding = self.encode(image, **_settled(options))
         return encoding.explain(target, contrasts, **changes)
 
     def explain_batch(
@@ -115,18 +126,18 @@ class Explainer:
 
         questions: (target, contrasts) as `explain` takes them; each text is embedded once, whatever the images.
         """
-        options = _changed(Options(), changes)
+        options = spelt_out(changes)
         asked = [self._embedded_question(target, contrasts, options) for target, contrasts in questions]
-        encodings = self.encode(list(images), pooling=options.pooling, image_size=options.image_size)
+        encodings: list[ImageEncoding] = self.encode(list(images), **_settled(options))
         return [[encoding._answer(question, options) for question in asked] for encoding in encodings]
 
     @overload
     def encode(  # type: ignore[overload-overlap]
-        self, images: ImageInput, *, pooling: str = ..., image_size: ImageSize = ...
+        self, images: ImageInput, *, pooling: str = ..., image_size: ImageSize = ..., layer: Layer = ...
     ) -> ImageEncoding: ...
     @overload
     def encode(
-        self, images: Sequence[ImageInput], *, pooling: str = ..., image_size: ImageSize = ...
+        self, images: Sequence[ImageInput], *, pooling: str = ..., image_size: ImageSize = ..., layer: Layer = ...
     ) -> list[ImageEncoding]: ...
     def encode(
         self,
@@ -134,11 +145,13 @@ class Explainer:
         *,
         pooling: str = Options.pooling,
         image_size: ImageSize = Options.image_size,
+        layer: Layer = Options.layer,
     ) -> ImageEncoding | list[ImageEncoding]:
         """One forward pass an image; a list of images gives a list, computed in batches.
 
         pooling: "model", as the tower pools; "mean", the mean of the patch tokens (CLIP-ES); "token", the class token.
         image_size: of the model's input: None, its own; a number; (height, width); "native", the image's own.
+        layer: target layer: None, the family's own; an index (-1 is the last); a module's name; or several.
 
         Raises:
             InputError: an image cannot be read, or the model cannot do it this way.
@@ -146,18 +159,8 @@ class Explainer:
         if pooling not in POOLINGS:
             raise InputError(f"there is no pooling '{pooling}'; there are {', '.join(POOLINGS)}")
         if not isinstance(images, (list, tuple)):
-            return self._encode_batch([images], pooling, image_size)[0]  # type: ignore[list-item]
-        encodings: list[ImageEncoding] = []
-        batch = _BATCH
-        while len(encodings) < len(images):
-            try:
-                encodings += self._encode_batch(images[len(encodings) :][:batch], pooling, image_size)
-            except torch.OutOfMemoryError:
-                if batch == 1:
-                    raise
-                batch //= 2
-                warnings.warn(f"out of memory: going on with batches of {batch}", stacklevel=2)
-        return encodings
+            return self._encode_batch([images], pooling, image_size, layer)[0]  # type: ignore[list-item]
+        return in_batches(lambda chunk: self._encode_batch(chunk, pooling, image_size, layer), images, _BATCH)
 
     def embed(self, texts: Sequence[Text], templates: Any = None) -> Tensor:
         """Unit-norm text embeddings, float32 [K, D], one a concept: in each template, averaged over its texts.
@@ -188,8 +191,9 @@ class Explainer:
 
     def _question(
         self, target: Text, contrasts: Sequence[Text] | int, options: Options
-    ) -> tuple[list[Concept], list[str]]:
-        """The checked concepts, target first, and the templates. For a number of contrasts: all it is chosen from."""
+    ) -> tuple[list[Concept], list[str], int]:
+        """Checked: the concepts, target first, the templates, and how many of the concepts are scenery. Of a number of
+        contrasts: all that they are chosen from."""
         wanted = self._concept(target, "target")
         templates = self._templates(options.templates)
         if isinstance(contrasts, int):
@@ -199,12 +203,24 @@ class Explainer:
         else:
             others = [self._concept(contrast, "contrast") for contrast in contrasts]
         prompts.check_question(wanted, others)
-        return [wanted, *others], templates
+        scenery = self._background(options.background, [wanted, *others])
+        return [wanted, *others, *scenery], templates, len(scenery)
 
     def _embedded_question(self, target: Text, contrasts: Sequence[Text] | int, options: Options) -> Question:
-        concepts, templates = self._question(target, contrasts, options)
+        concepts, templates, scenery = self._question(target, contrasts, options)
         count = contrasts if isinstance(contrasts, int) else None
-        return Question(tuple(concepts), self._embed(concepts, templates), count)
+        return Question(tuple(concepts), self._embed(concepts, templates), count, scenery)
+
+    def _background(self, source: Any, besides: Sequence[Concept]) -> list[Concept]:
+        if source is None:
+            return []
+        if self.loaded.tokenizer is None:
+            raise InputError("background is of texts; a classifier knows its classes only: leave it out")
+        known, taken = self.loaded.known_tokens, {concept.label.lower() for concept in besides}
+        entries = [entry for entry in dict.fromkeys(prompts.vocabulary_of(source)) if entry.lower() not in taken]
+        if known is not None:
+            entries = [entry for entry in entries if prompts.all_known(entry, self.loaded.tokenizer, known)]
+        return [prompts.concept(entry, "background entry") for entry in entries]
 
     def _candidates(self, target: Concept, count: int, options: Options) -> list[Concept]:
         """What contrasts=count is chosen from: the vocabulary, or all classes, but for the target."""
@@ -238,47 +254,88 @@ class Explainer:
             raise InputError(f"{self.loaded.name} is no classifier: it has no classes; ask it about texts")
         return self.loaded.classes
 
-    def _encode_batch(self, images: Sequence[ImageInput], pooling: str, image_size: ImageSize) -> list[ImageEncoding]:
+    def _encode_batch(
+        self, images: Sequence[ImageInput], pooling: str, image_size: ImageSize, layer: Layer
+    ) -> list[ImageEncoding]:
         pictures = [read_image(image) for image in images]
-        own, visual = _pair(self.loaded.preprocess_cfg.size), self.loaded.model.visual
+        own, visual = self.own_size, self.loaded.model.visual
         sizes = [input_size(image_size, own, (p.height, p.width), self.family.stride(visual)) for p in pictures]
         encodings: dict[int, ImageEncoding] = {}
         for size, squeeze in dict.fromkeys(sizes):  # images of one size go through the tower together
             chosen = [i for i, wanted in enumerate(sizes) if wanted == (size, squeeze)]
             pixels = torch.stack([self.loaded.preprocess(pictures[i], size, squeeze=squeeze) for i in chosen])
-            with nullcontext() if size == own else self.family.sized(visual, size):
-                tails = self.family.encode(visual, pixels.to(self.loaded.device, self.loaded.dtype), pooling)
+            pixels = pixels.to(self.loaded.device, self.loaded.dtype)
+            with uncompiled(), nullcontext() if size == own else self.family.sized(visual, size):
+                tails = self._tails(pixels, pooling, layer)
+            grid, stride = self._grid(tails, size)
             mode = "squash" if squeeze else self.loaded.preprocess_cfg.resize_mode
-            for i, tail in zip(chosen, tails, strict=True):
-                crop = self.loaded.crop if size == own else 1.0
+            crop = self.loaded.crop if size == own else 1.0
+            for n, i in enumerate(chosen):
                 geometry = geometry_of((pictures[i].height, pictures[i].width), size, mode, crop)
                 encodings[i] = ImageEncoding(
                     explainer=self,
                     image=np.asarray(pictures[i]),
-                    geometry=replace(geometry, stride=self.family.stride(visual), shift=self.shift),
-                    grid=self.family.grid(visual, size),
-                    tail=tail,
+                    geometry=replace(geometry, stride=stride, shift=self.shift),
+                    grid=grid,
+                    pixels=pixels[n : n + 1],
+                    tails=tuple(of_layer[n] for of_layer in tails),
                     pooling=pooling,
                     image_size=image_size,
+                    layer=layer,
                 )
         return [encodings[i] for i in range(len(pictures))]
+
+    def _tails(self, pixels: Tensor, pooling: str, layer: Layer) -> list[list[Tail]]:
+        """The tails of every image, a list a target layer."""
+        family, visual = self.family, self.loaded.model.visual
+        if layer is None:
+            return [family.encode(visual, pixels, pooling)]
+        modules = [family.layer_named(visual, one) for one in (layer if isinstance(layer, tuple) else (layer,))]
+        return [tails_at(family, visual, pixels, pooling, module) for module in modules]
+
+    def _grid(self, tails: list[list[Tail]], size: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
+        """The (h, w) of the target layers and the (height, width) of a cell: earlier stages have a finer grid."""
+        visual = self.loaded.model.visual
+        grid, stride = self.family.grid(visual, size), self.family.stride(visual)
+        cells = {len(of_layer[0].activations) for of_layer in tails}
+        if len(cells) > 1:
+            raise InputError("these layers have grids of different sizes: give layers of one stage")
+        (count,) = cells
+        if count != grid[0] * grid[1]:
+            side = round(math.sqrt(size[0] * size[1] / count))
+            grid, stride = (size[0] // side, size[1] // side), (side, side)
+            if grid[0] * grid[1] != count or self.shift != (0.0, 0.0):
+                raise InputError("where the cells of this layer lie on the image is not known for this tower")
+        return grid, stride
 
 
 @dataclass(frozen=True, eq=False)
 class ImageEncoding:
     """An image after one forward pass: every further question is a matrix product.
 
-    image: uint8 [H, W, 3]; geometry: from the grid back to its pixels; grid: (h, w) of the patches; tail: activations A
-    [h * w, C], embedding f [D] and its Jacobian.
+    image: uint8 [H, W, 3]; geometry: from the grid back to its pixels; grid: (h, w) of the patches; pixels: what the
+    tower saw, [1, 3, H', W']; tails: activations A [h * w, C], embedding f [D] and its Jacobian, one a target layer.
     """
 
     explainer: Explainer
     image: NDArray[np.uint8]
     geometry: Geometry
     grid: tuple[int, int]
-    tail: Tail
+    pixels: Tensor
+    tails: tuple[Tail, ...]
     pooling: str = Options.pooling
     image_size: ImageSize = Options.image_size
+    layer: Layer = Options.layer
+
+    @property
+    def tail(self) -> Tail:
+        """The tail of the (first) target layer."""
+        return self.tails[0]
+
+    @property
+    def visual(self) -> Any:
+        """The image tower."""
+        return self.explainer.loaded.model.visual
 
     def explain(self, target: Text, contrasts: Sequence[Text] | int = (), **changes: Any) -> Explanation:
         """Where the image says `target` and not `contrasts`.
@@ -307,12 +364,13 @@ class ImageEncoding:
 
     def _options(self, changes: dict[str, Any]) -> Options:
         """The options of a question about this encoding; what was settled in encoding cannot be changed any more."""
-        encoded = replace(Options(), pooling=self.pooling, image_size=self.image_size)
-        options = _changed(encoded, changes)
-        for name in ("pooling", "image_size"):
-            if getattr(options, name) != getattr(encoded, name):
+        encoded = {name: getattr(self, name) for name in _SETTLED}
+        options = spelt_out(changes, replace(Options(), **encoded))
+        for name, value in encoded.items():
+            if getattr(options, name) != value:
                 raise InputError(
-                    f"this image was encoded with {name}={getattr(encoded, name)!r}: give {name} to encode(...) instead"
+                    f"this image was encoded with {name}={value!r}: give {name}={getattr(options, name)!r} to "
+                    "encode(...) instead"
                 )
         return options
 
@@ -327,18 +385,27 @@ class ImageEncoding:
         else:
             rows = unit_norm(texts if classes is None else texts[:, :-1])  # a bias is no part of a direction
             distances = -(rows[1:] @ rows[0])
-        nearest = distances.topk(question.count, largest=False).indices + 1
-        order = [0, *nearest.tolist()]
+        scenery = len(texts) - question.background
+        nearest = distances[: scenery - 1].topk(question.count, largest=False).indices + 1
+        order = [0, *nearest.tolist(), *range(scenery, len(texts))]
         return [question.concepts[i] for i in order], texts[order]
 
     def _answer(self, question: Question, options: Options) -> Explanation:
         concepts, texts = self._chosen(question, options)
         scale = self.explainer.scale
-        finer = self._directions(texts[:1], texts[1:], options)
-        alone = scale * texts  # each concept by itself: the target, and the contrasts together as the question has them
-        # Always three directions: products of one shape round alike, so that gamma 0 is the plain map to the last bit.
-        others = alone[1:].mean(0, keepdim=True) if len(texts) > 1 else torch.zeros_like(alone)
-        maps = self.maps(torch.cat([finer, alone[:1], others]), options.method)
+        # Each concept by itself, too: the target, and the contrasts together as the question has them. Always three
+        # maps: products of one shape round alike, so that gamma 0 is the plain map to the last bit.
+        weights = texts.new_zeros(3, len(texts))
+        weights[0] = self._slopes(texts[:1], texts[1:], options)
+        weights[1, 0] = 1
+        weights[2, 1:] = 1 / max(len(texts) - 1, 1)
+        if method_named(options.method).linear:
+            maps = self.maps(scale * weights @ texts, options.method)
+        else:
+            alone = self.maps(scale * texts, options.method)
+            maps = np.tensordot(weights.cpu().numpy(), alone, 1)
+        if options.refine is not None:
+            maps = affinity(self, maps)
         similarities, probabilities = self._scores(concepts, texts)
         labels, loaded = list(similarities), self.explainer.loaded
         return Explanation(
@@ -383,39 +450,51 @@ class ImageEncoding:
             given.float() if isinstance(given, Tensor) else self._embedded(given, options)
             for given in (targets, contrasts)
         )
-        return self.maps(self._directions(wanted, others, options), options.method)
+        slopes, scale = self._slopes(wanted, others, options), self.explainer.scale
+        if method_named(options.method).linear:
+            maps = self.maps(objectives.combined(slopes, scale * wanted, scale * others), options.method)
+        else:
+            alone = torch.from_numpy(self.maps(scale * torch.cat([wanted, others]), options.method)).flatten(1)
+            differences = objectives.combined(slopes.cpu(), alone[: len(wanted)], alone[len(wanted) :])
+            maps = differences.view(-1, *self.grid).numpy()
+        return maps if options.refine is None else affinity(self, maps)
 
     def maps(self, directions: Tensor, method: str) -> NDArray[np.float32]:
         """The method's signed maps, float32 [K, h, w], of directions in embedding space [K, D].
 
-        Both ways give the same: few directions are pulled back one by one; for many, the map of every axis of embedding
-        space is computed once and the rest is a matrix product.
+        For a method that is linear in them both ways give the same: few directions are pulled back one by one; for
+        many, the map of every axis of embedding space is computed once and the rest is a matrix product.
         """
         if not len(directions):
             return np.zeros((0, *self.grid), np.float32)
-        if len(directions) < directions.shape[1]:
-            maps = self._pulled_back(directions, method)
+        chosen = method_named(method)
+        if chosen.linear and len(directions) >= directions.shape[1]:
+            axes = torch.eye(directions.shape[1], device=directions.device)
+            maps = directions @ self.once(lambda _: self._pulled_back(axes, method), key=method)
         else:
-            maps = directions @ self._axis_maps(method)
+            maps = self._pulled_back(directions, method)
         return maps.reshape(-1, *self.grid).cpu().numpy()
 
     def _pulled_back(self, directions: Tensor, method: str) -> Tensor:
-        chunks = torch.split(directions, _DIRECTIONS)
-        return torch.cat([method_named(method)(self.tail, chunk).detach() for chunk in chunks])
+        chosen = method_named(method)
+        # One by one if not linear: rounded alike whatever else is asked, for steep methods make much of little.
+        chunks = torch.split(directions, _DIRECTIONS if chosen.linear else 1)
+        return torch.cat([chosen.maps(self, chunk).detach() for chunk in chunks])
 
-    def _axis_maps(self, method: str) -> Tensor:
-        if method not in self._axis_maps_of:
-            axes = torch.eye(len(self.tail.embedding), device=self.tail.embedding.device)
-            self._axis_maps_of[method] = self._pulled_back(axes, method)
-        return self._axis_maps_of[method]
+    def once(self, function: Callable[[ImageEncoding], Found], *, key: object = None) -> Found:
+        """What a function gives for this encoding, computed when first asked for. key: to find it by, if not itself."""
+        key = function if key is None else key
+        if key not in self._found:
+            self._found[key] = function(self)
+        found: Found = self._found[key]
+        return found
 
     @cached_property
-    def _axis_maps_of(self) -> dict[str, Tensor]:
-        """P^T [D, N] a method (DESIGN: dense features), filled when first asked for."""
+    def _found(self) -> dict[object, Any]:
         return {}
 
-    def _directions(self, targets: Tensor, contrasts: Tensor, options: Options) -> Tensor:
-        return objectives.directions(
+    def _slopes(self, targets: Tensor, contrasts: Tensor, options: Options) -> Tensor:
+        return objectives.slopes(
             objectives.objective_named(options.objective),
             targets,
             contrasts,
@@ -434,24 +513,33 @@ def _pair(size: int | Sequence[int]) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
-def _changed(options: Options, changes: dict[str, Any]) -> Options:
-    """The options with some replaced, checked."""
+def _settled(options: Options) -> dict[str, Any]:
+    return {name: getattr(options, name) for name in _SETTLED}
+
+
+def spelt_out(changes: dict[str, Any], options: Options = Options()) -> Options:  # noqa: B008 - frozen
+    """The options with some replaced, presets by their parts, checked.
+
+    Raises:
+        InputError: there is no such option, or its value cannot be used.
+    """
     allowed = list(Options.__dataclass_fields__)
     for name in changes:
         if name not in allowed:
             raise InputError(f"there is no option '{name}'; there are {', '.join(allowed)}")
-    return check_options(replace(options, **changes))
+    if changes.get("method") in PRESETS:
+        preset = PRESETS[changes["method"]]
+        changes = preset | changes | {"method": preset["method"]}
+    return _checked(replace(options, **changes))
 
 
-def check_options(options: Options) -> Options:
-    """The options as they are.
-
-    Raises:
-        InputError: a name is not in its table, or gamma is not a number from 0 up.
-    """
+def _checked(options: Options) -> Options:
     if not (isinstance(options.gamma, (int, float)) and math.isfinite(options.gamma) and options.gamma >= 0):
         raise InputError(f"gamma is a number from 0 (the plain method) up, as 0.6; not {options.gamma!r}")
-    method_named(options.method)
+    check_refinement(options.refine)
+    method = method_named(options.method)
+    if options.layer is not None and not method.layered:
+        raise InputError(f"the method '{options.method}' has no target layer: leave layer out")
     objectives.objective_named(options.objective)
     if options.pooling not in POOLINGS:
         raise InputError(f"there is no pooling '{options.pooling}'; there are {', '.join(POOLINGS)}")

@@ -34,13 +34,28 @@ Tower = Any  # an nn.Module with open_clip's attributes, which torch's types do 
 
 
 @dataclass(frozen=True)
+class Tokens:
+    """A tower of transformer blocks, each with its self-attention as `attn`.
+
+    blocks: from first to last. pools: what the embedding is made of: "token" (the class token), "mean" or "attention".
+    finish: tokens after the last block [B, n, C] and pooling -> embedding before normalising, [B, D].
+    project: tokens after the last block [n, C], each by itself to embedding space [n, D].
+    """
+
+    blocks: Callable[[Tower], list[Any]]
+    pools: Callable[[Tower], str]
+    finish: Callable[[Tower, Tensor, str], Tensor]
+    project: Callable[[Tower, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
 class Family:
     """One kind of image tower.
 
     towers, layer, pooling: for people: which they are, the target layer, how the towers pool.
     matches: whether a tower (open_clip's `model.visual`) is of this family; matches_config: the same, told from
         open_clip's "vision_cfg" without building it.
-    target_layer: the module whose output is A.
+    layers: the modules whose output can be A, from first to last; the last is the target layer.
     patches: that output -> [B, N, C], the patch tokens or cells, row by row. A view: it serves for gradients too.
     stride: (height, width) of a cell in pixels of the model's input.
     shift: (y, x) pixels from the middle of a cell's block of pixels to where its receptive field is centred. Not zero
@@ -48,6 +63,7 @@ class Family:
     sized: inside it the tower takes images of another (H, W) than its own; afterwards it is as it was.
     partial: whether pixels left over at the end make a cell of their own, as in convolutions that pad.
     encode: pixels [B, 3, H, W] and pooling -> one tail an image.
+    tokens: what a transformer has besides, or None.
     """
 
     name: str
@@ -56,13 +72,33 @@ class Family:
     pooling: str
     matches: Callable[[Tower], bool]
     matches_config: Callable[[dict[str, Any]], bool]
-    target_layer: Callable[[Tower], nn.Module]
+    layers: Callable[[Tower], list[nn.Module]]
     patches: Callable[[Tower, Tensor], Tensor]
     stride: Callable[[Tower], tuple[int, int]]
     shift: Callable[[Tower], tuple[float, float]]
     sized: Callable[[Tower, tuple[int, int]], AbstractContextManager[None]]
     encode: Callable[[Tower, Tensor, str], list[Tail]]
     partial: bool = False
+    tokens: Tokens | None = None
+
+    def target_layer(self, visual: Tower) -> nn.Module:
+        """The module whose output is A."""
+        return self.layers(visual)[-1]
+
+    def layer_named(self, visual: Tower, layer: int | str) -> nn.Module:
+        """One of `layers` by its index, or any module of the tower by its name.
+
+        Raises:
+            InputError: there is no such layer.
+        """
+        layers = self.layers(visual)
+        try:
+            found: nn.Module = layers[layer] if isinstance(layer, int) else visual.get_submodule(layer)
+        except (IndexError, AttributeError) as error:
+            raise InputError(
+                f"there is no layer {layer}; {_askable(self, visual)}, or any other module's name"
+            ) from error
+        return found
 
     def grid(self, visual: Tower, size: tuple[int, int]) -> tuple[int, int]:
         """The (h, w) of the grid for model input of (H, W) pixels."""
@@ -118,16 +154,66 @@ def _recorded_tails(
         with frozen(visual), torch.enable_grad():
             for state in torch.split(states, 1):
                 output = rest(cut(None, (), state) if layer is None else state)
-                tails.append(AutogradTail(kept[-1], _embedding(visual, output)[0], patches))
+                tails.append(AutogradTail(kept[-1], as_scored(visual, output)[0], patches))
     finally:
         if handle is not None:
             handle.remove()
     return tails
 
 
-def _embedding(visual: Tower, output: Tensor) -> Tensor:
-    """f, float32: of unit norm as CLIP has it, or as it is where a linear head reads it (`classifiers.Backbone`)."""
-    return output.float() if getattr(visual, "linear_head", False) else unit_norm(output)
+def tails_at(family: Family, visual: Tower, pixels: Tensor, pooling: str, layer: nn.Module) -> list[Tail]:
+    """One tail an image with another layer's output as A: the whole tower is run, with a graph from there on.
+
+    Raises:
+        InputError: what the layer gives is no grid of patches, or no gradient reaches its patches.
+    """
+
+    def whole(x: Tensor) -> Tensor:
+        if pooling == "model" or family.tokens is None:
+            return embedding_of(visual(x))
+        kept: list[Tensor] = []
+        handle = family.tokens.blocks(visual)[-1].register_forward_hook(lambda _, __, output: kept.append(output))
+        try:
+            visual(x)
+        finally:
+            handle.remove()
+        return family.tokens.finish(visual, kept[0], pooling)
+
+    if family.tokens is None:
+        _only_own_pooling(pooling)
+    name = _names_of(visual, [layer])[0]
+    try:
+        tails = _recorded_tails(visual, pixels, whole, lambda output: family.patches(visual, output), layer)
+        (gradient,) = tails[0].gradients(torch.ones_like(tails[0].embedding)[None])
+        some = gradient.shape == tails[0].activations.shape and bool(gradient.any())
+    except (IndexError, AttributeError, RuntimeError) as error:
+        raise InputError(f"layer {name} gives no grid of patches; {_askable(family, visual)}") from error
+    if not some:
+        raise InputError(
+            f"no gradient reaches the patches at layer {name}, so its maps would be empty; {_askable(family, visual)}"
+        )
+    return tails
+
+
+def _askable(family: Family, visual: Tower) -> str:
+    return f"layers that can be asked: {', '.join(_names_of(visual, family.layers(visual)))}, or their index from -1"
+
+
+def _names_of(visual: Tower, modules: list[nn.Module]) -> list[str]:
+    names = {id(module): name for name, module in visual.named_modules()}
+    return [names[id(module)] for module in modules]
+
+
+def embedding_of(output: Any) -> Tensor:
+    """The embedding [B, D] of what a tower returns: some return their tokens, too."""
+    embedding: Tensor = output[0] if isinstance(output, tuple) else output
+    return embedding
+
+
+def as_scored(visual: Tower, features: Tensor) -> Tensor:
+    """Features as scores are taken from them, float32: of unit norm in CLIP, as they are where a linear head reads them
+    (`classifiers.Backbone`)."""
+    return features.float() if getattr(visual, "linear_head", False) else unit_norm(features)
 
 
 @torch.no_grad()
@@ -222,13 +308,16 @@ def _attributes(owner: Any, **values: Any) -> Iterator[None]:
 # ------------------------------------------------------------------------------------ native ViT (open_clip's own code)
 
 
-def _vit_target_layer(visual: Tower) -> nn.Module:
+def _vit_layers(visual: Tower) -> list[nn.Module]:
     # ln_1 of the last block, as CLIP-ES and grad-cam's users have it: after it, patches reach a class token only as
     # keys and values, and what comes later gets no gradient at all. With attention pooling the pool's own norm stands
     # in that place: the last layer whose output is read as keys and values only.
-    block = visual.transformer.resblocks[-1]
-    layer: nn.Module = block.ln_1 if visual.attn_pool is None else visual.attn_pool.ln_k
-    return layer
+    pool = [] if visual.attn_pool is None else [visual.attn_pool.ln_k]
+    return [block.ln_1 for block in visual.transformer.resblocks] + pool
+
+
+def _vit_pools(visual: Tower) -> str:
+    return "attention" if visual.attn_pool is not None else {"tok": "token"}.get(visual.pool_type, "mean")
 
 
 def _vit_patches(visual: Tower, output: Tensor) -> Tensor:
@@ -253,18 +342,20 @@ def _vit_encode(visual: Tower, pixels: Tensor, pooling: str) -> list[Tail]:
 
 def _vit_recorded_tails(visual: Tower, pixels: Tensor, pooling: str) -> list[Tail]:
     tokens, block = _input_of(visual.transformer.resblocks[-1], lambda: visual(pixels))
+    return _recorded_tails(
+        visual, tokens, lambda x: _vit_finish(visual, block(x), pooling), _without(1), _vit_layers(visual)[-1]
+    )
 
-    def rest(x: Tensor) -> Tensor:
-        pooled: Tensor = visual._pool(block(x))[0] if pooling == "model" else _one_token(visual, block(x), pooling)
-        return pooled if visual.proj is None else pooled @ visual.proj
 
-    return _recorded_tails(visual, tokens, rest, _without(1), _vit_target_layer(visual))
+def _vit_finish(visual: Tower, tokens: Tensor, pooling: str) -> Tensor:
+    pooled: Tensor = visual._pool(tokens)[0] if pooling == "model" else _one_token(visual, tokens, pooling)
+    return pooled if visual.proj is None else pooled @ visual.proj
 
 
 def _one_token(visual: Tower, tokens: Tensor, pooling: str) -> Tensor:
     """ln_post of the class token ("token"), or CLIP-ES's mean over the patch tokens ("mean")."""
     if visual.attn_pool is not None:
-        raise _attention_pools(pooling)
+        raise pooled_by_attention(f"pooling '{pooling}'")
     after = visual.final_ln_after_pool
     tokens = tokens if after else visual.ln_post(tokens)
     pooled = tokens[:, 0] if pooling == "token" else tokens[:, 1:].mean(1)
@@ -272,8 +363,16 @@ def _one_token(visual: Tower, tokens: Tensor, pooling: str) -> Tensor:
     return chosen
 
 
-def _attention_pools(pooling: str) -> InputError:
-    return InputError(f"pooling '{pooling}' needs a tower without attention pooling; use pooling 'model'")
+def _vit_project(visual: Tower, tokens: Tensor) -> Tensor:
+    if visual.attn_pool is not None:
+        raise pooled_by_attention("an embedding of every patch")
+    normed: Tensor = visual.ln_post(tokens)
+    return normed if visual.proj is None else normed @ visual.proj
+
+
+def pooled_by_attention(what: str) -> InputError:
+    """The error for what such a tower cannot give."""
+    return InputError(f"{what} needs a tower that pools the class token or the mean; this one pools by attention")
 
 
 def _pools_class_token(visual: Tower) -> bool:
@@ -399,6 +498,12 @@ def frozen(module: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
+def uncompiled() -> AbstractContextManager[Any]:
+    """Inside, modules that the user has compiled run as they are written: compiled ones do not see new hooks."""
+    stance = getattr(torch.compiler, "set_stance", None)  # since torch 2.6
+    return nullcontext() if stance is None else stance("force_eager")
+
+
 # ------------------------------------------- timm's transformers (EVA, PE, SigLIP, ViTamin, MobileCLIP's ViT, ...)
 
 
@@ -412,16 +517,18 @@ def _tokens_shift(visual: Tower) -> tuple[float, float]:
     return _convolutional_shift(embed, tuple(embed.img_size)) if isinstance(embed, HybridEmbed) else (0.0, 0.0)
 
 
-def _tokens_target_layer(visual: Tower) -> nn.Module:
+def _tokens_layers(visual: Tower) -> list[nn.Module]:
     """As in the native ViT. A block that normalises after its attention reads its input as it is: the block before."""
     trunk = visual.trunk
-    if getattr(trunk, "attn_pool", None) is not None:
-        layer: nn.Module = trunk.norm
-    elif isinstance(trunk.blocks[-1], EvaBlockPostNorm):
-        layer = trunk.blocks[-2]
-    else:
-        layer = trunk.blocks[-1].norm1
-    return layer
+    late = isinstance(trunk.blocks[-1], EvaBlockPostNorm)
+    layers = list(trunk.blocks[:-1]) if late else [block.norm1 for block in trunk.blocks]
+    return [*layers, trunk.norm] if _tokens_pools(visual) == "attention" else layers
+
+
+def _tokens_pools(visual: Tower) -> str:
+    if getattr(visual.trunk, "attn_pool", None) is not None:
+        return "attention"
+    return "token" if visual.trunk.global_pool == "token" else "mean"
 
 
 def _tokens_patches(visual: Tower, output: Tensor) -> Tensor:
@@ -462,28 +569,45 @@ def _one_size(visual: Tower, size: tuple[int, ...]) -> InputError:
 
 def _tokens_encode(visual: Tower, pixels: Tensor, pooling: str) -> list[Tail]:
     trunk, patches = visual.trunk, _without(visual.trunk.num_prefix_tokens)
-    if getattr(trunk, "attn_pool", None) is not None:
+    if _tokens_pools(visual) == "attention":
         if pooling != "model":
-            raise _attention_pools(pooling)
+            raise pooled_by_attention(f"pooling '{pooling}'")
         with torch.no_grad():
             features = trunk.forward_features(pixels)
         return _recorded_tails(visual, features, lambda x: visual.head(trunk.forward_head(x)), patches)
-
     if pooling == "token" and not trunk.num_prefix_tokens:
         raise InputError(f"{type(trunk).__name__} has no class token to pool; use pooling 'model' or 'mean'")
-    layer = _tokens_target_layer(visual)
+    layer = _tokens_layers(visual)[-1]
     tokens, block = _input_of(trunk.blocks[-1], lambda: trunk.forward_features(pixels))
+    return _recorded_tails(
+        visual,
+        tokens,
+        lambda x: _tokens_finish(visual, block(x), pooling),
+        patches,
+        None if layer in list(trunk.blocks) else layer,
+    )
 
-    def rest(x: Tensor) -> Tensor:
-        x = trunk.norm(block(x))
-        if pooling == "model":
-            pooled = trunk.forward_head(x)
-        else:
-            pooled = trunk.head(trunk.fc_norm(x[:, 0] if pooling == "token" else patches(x).mean(1)))
-        output: Tensor = visual.head(pooled)
-        return output
 
-    return _recorded_tails(visual, tokens, rest, patches, None if layer in list(trunk.blocks) else layer)
+def _tokens_finish(visual: Tower, tokens: Tensor, pooling: str) -> Tensor:
+    trunk = visual.trunk
+    normed = trunk.norm(tokens)
+    if pooling == "model":
+        pooled = trunk.forward_head(normed)
+    else:
+        if _tokens_pools(visual) == "attention":
+            raise pooled_by_attention(f"pooling '{pooling}'")
+        one = normed[:, 0] if pooling == "token" else _tokens_patches(visual, normed).mean(1)
+        pooled = trunk.head(trunk.fc_norm(one))
+    output: Tensor = visual.head(pooled)
+    return output
+
+
+def _tokens_project(visual: Tower, tokens: Tensor) -> Tensor:
+    if _tokens_pools(visual) == "attention":
+        raise pooled_by_attention("an embedding of every patch")
+    trunk = visual.trunk
+    projected: Tensor = visual.head(trunk.head(trunk.fc_norm(trunk.norm(tokens))))
+    return projected
 
 
 # ----------------------------------------- timm's convolutional and windowed towers (ConvNeXt, FastViT, Swin, ResNet)
@@ -498,10 +622,13 @@ def _is_map_trunk(visual: Tower) -> bool:
     return known and hasattr(trunk, "feature_info") and hasattr(trunk, "forward_head") and not _is_token_trunk(visual)
 
 
-def _maps_target_layer(visual: Tower) -> nn.Module:
-    """The last layer before pooling: the classical choice for convolutional networks."""
-    layer: nn.Module = next(getattr(visual.trunk, name) for name in _LAST_LAYERS if hasattr(visual.trunk, name))
-    return layer
+def _maps_layers(visual: Tower) -> list[nn.Module]:
+    """The stages, then the last layer before pooling: the classical choice for convolutional networks."""
+    trunk = visual.trunk
+    stages = next((getattr(trunk, name) for name in ("stages", "layers", "blocks") if hasattr(trunk, name)), ())
+    numbered = [getattr(trunk, f"layer{i}") for i in range(1, 5) if hasattr(trunk, f"layer{i}")]  # ResNets
+    last = next(getattr(trunk, name) for name in _LAST_LAYERS if hasattr(trunk, name))
+    return list(dict.fromkeys([*(stages or numbered), last]))
 
 
 def _maps_patches(visual: Tower, output: Tensor) -> Tensor:
@@ -589,12 +716,13 @@ FAMILIES: tuple[Family, ...] = (
         pooling="class token, mean, attention",
         matches=lambda visual: isinstance(visual, VisionTransformer),
         matches_config=lambda config: "timm_model_name" not in config and not isinstance(config.get("layers"), list),
-        target_layer=_vit_target_layer,
+        layers=_vit_layers,
         patches=_vit_patches,
         stride=_vit_stride,
         shift=_no_shift,
         sized=_vit_sized,
         encode=_vit_encode,
+        tokens=Tokens(lambda visual: list(visual.transformer.resblocks), _vit_pools, _vit_finish, _vit_project),
     ),
     Family(
         name="timm-vit",
@@ -603,12 +731,13 @@ FAMILIES: tuple[Family, ...] = (
         pooling="class token, mean, attention",
         matches=_is_token_trunk,
         matches_config=_timm_module_in(*_TOKEN_MODULES),
-        target_layer=_tokens_target_layer,
+        layers=_tokens_layers,
         patches=_tokens_patches,
         stride=_tokens_stride,
         shift=_tokens_shift,
         sized=_tokens_sized,
         encode=_tokens_encode,
+        tokens=Tokens(lambda visual: list(visual.trunk.blocks), _tokens_pools, _tokens_finish, _tokens_project),
     ),
     Family(
         name="timm-maps",
@@ -617,7 +746,7 @@ FAMILIES: tuple[Family, ...] = (
         pooling="mean",
         matches=_is_map_trunk,
         matches_config=_timm_module_in(*_MAP_MODULES),
-        target_layer=_maps_target_layer,
+        layers=_maps_layers,
         patches=_maps_patches,
         stride=_maps_stride,
         shift=_maps_shift,
@@ -632,7 +761,7 @@ FAMILIES: tuple[Family, ...] = (
         pooling="attention",
         matches=lambda visual: isinstance(visual, ModifiedResNet),
         matches_config=lambda config: isinstance(config.get("layers"), list),
-        target_layer=lambda visual: visual.layer4,
+        layers=lambda visual: [visual.layer1, visual.layer2, visual.layer3, visual.layer4],
         patches=_resnet_patches,
         stride=lambda visual: (32, 32),
         shift=lambda visual: _convolutional_shift(visual, _pair(visual.image_size)),

@@ -1,7 +1,7 @@
 """What is explained: functions of the similarities s = [s_target, s_contrast_1, ...] that give one number a question.
 
 s is [..., 1 + contrasts], scaled by the model's logit scale; the result is [...]. By the chain rule everything about a
-question is one direction in embedding space, d = scale * T^T dL/ds with T the unit-norm text embeddings (`directions`).
+question is one direction in embedding space, d = scale * T^T dL/ds with T the unit-norm text embeddings (`combined`).
 Finer-CAM is such a function, not a CAM method of its own.
 """
 
@@ -74,10 +74,10 @@ def objective_named(name: str) -> Objective:
     return OBJECTIVES[name]
 
 
-def directions(
+def slopes(
     objective: Objective, targets: Tensor, contrasts: Tensor, embedding: Tensor, *, scale: float, gamma: float
 ) -> Tensor:
-    """d = scale * T^T dL/ds at s = scale * T f, one direction a question: [K, D].
+    """dL/ds at s = scale * T f, [K, 1 + M]: what each text counts for in each question, its target first.
 
     targets: [K, D], one a question; contrasts: [M, D], the same for every question; embedding: f [D]; all unit norm.
     scale: the model's logit scale.
@@ -87,4 +87,13 @@ def directions(
     with torch.enable_grad():
         s = (scale * torch.cat([own, others], 1)).detach().requires_grad_()
         (slopes,) = torch.autograd.grad(objective(s, gamma).sum(), s)
-    return (slopes[:, 1:] @ contrasts).addcmul_(slopes[:, :1], targets).mul_(scale)
+    return slopes
+
+
+def combined(slopes: Tensor, targets: Tensor, contrasts: Tensor) -> Tensor:
+    """T^T dL/ds a question: [K, ...] from slopes [K, 1 + M], targets [K, ...] and contrasts [M, ...].
+
+    Of embeddings times the logit scale it gives directions d; of the maps of each text alone, the map of a method that
+    is not linear in d.
+    """
+    return (slopes[:, 1:] @ contrasts).addcmul_(slopes[:, :1], targets)

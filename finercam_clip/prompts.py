@@ -148,6 +148,11 @@ def tokenize(texts: Sequence[str], tokenizer: Tokenizer, known: Tensor | None = 
     return tokens
 
 
+def all_known(text: str, tokenizer: Any, known: Tensor) -> bool:
+    """Whether every word of a text is one that the model was trained on (see `tokenize`)."""
+    return bool(known.cpu()[tokenizer.encode(text.lower())].all())
+
+
 def _token_count(text: str, tokenizer: Any) -> int:
     """How many tokens the whole text needs, start and end included."""
     if hasattr(tokenizer, "encode"):  # open_clip's SimpleTokenizer
@@ -163,7 +168,7 @@ def _check_known(texts: Sequence[str], tokens: Tensor, tokenizer: Any, known: Te
     if not bool(strange.any()):
         return
     text = texts[int(torch.nonzero(strange.any(1))[0])]
-    words = [word for word in text.split() if not bool(known.cpu()[tokenizer.encode(word.lower())].all())]
+    words = [word for word in text.split() if not all_known(word, tokenizer, known)]
     unknown = ", ".join(f"'{word}'" for word in words) or f"a word in '{_shortened(text)}'"
     raise InputError(
         f"this model does not know {unknown}: it was trained on a world of its own (see the README's model card); "

@@ -30,13 +30,12 @@ from tqdm import tqdm
 from finercam_clip import __version__
 from finercam_clip.datasets import DataSet, Item
 from finercam_clip.errors import InputError
-from finercam_clip.explainer import Explainer, ImageEncoding, Question, check_options
+from finercam_clip.explainer import Explainer, ImageEncoding, Question, spelt_out
 from finercam_clip.files import PART, make_folder, write_whole
 from finercam_clip.images import Geometry, read_image
-from finercam_clip.options import PRESETS, Options
+from finercam_clip.options import MODES, Options
 from finercam_clip.prompts import Concept, spoken, vocabulary_of
 
-MODES = tuple(PRESETS)  # baseline, finer-default, finer-compare
 BATCH = 16  # images a forward pass
 MANIFEST, SETTINGS, MAPS, UNREADABLE = "manifest.jsonl", "run.json", "maps", "unreadable.jsonl"
 
@@ -73,7 +72,7 @@ def generate(
     Raises:
         InputError: a class is not the model's; `run` holds a run of another question; it cannot be written to.
     """
-    options = check_options(options or Options())
+    options = spelt_out({}, options or Options())
     folder = make_folder(Path(run))
     asked = _Asked(explainer, dataset, target, tuple(contrasts) if contrasts else None, options)
     asked.check()
@@ -236,9 +235,12 @@ class _Asked:
         """The target and all that its contrasts are chosen from, three at most."""
         concept, own = self.own(target)
         others = [i for i, other in enumerate(self.concepts) if other.label.lower() != concept.label.lower()]
-        texts = torch.cat([own, self.texts[others]]) if others else own
-        count = min(int(PRESETS["finer-default"]["contrasts"]), len(others))
-        return Question((concept, *(self.concepts[i] for i in others)), texts, count if others else None)
+        chosen = [concept, *(self.concepts[i] for i in others)]
+        scenery = self.explainer._background(self.options.background, chosen)
+        texts = [own, self.texts[others]] if others else [own]
+        texts += [self.explainer._embed(scenery, self._templates)] if scenery else []
+        count = min(int(MODES["finer-default"]["contrasts"]), len(others))
+        return Question((*chosen, *scenery), torch.cat(texts), count if others else None, len(scenery))
 
     def answer(self, item: Item, encoding: ImageEncoding) -> tuple[dict[str, Any], dict[str, NDArray[np.float32]]]:
         """An image's record and its signed maps."""
@@ -247,9 +249,16 @@ class _Asked:
         wanted = target if target is not None else next(iter(predicted))
         question = self._chosen(wanted) if contrasts is None else self.given(wanted, contrasts)
         concepts, texts = encoding._chosen(question, self.options)
-        grids = encoding.maps(self._directions(texts, encoding), self.options.method)
+        ahead = len(texts) - question.background
+        asked = {"baseline": [0], "finer-default": range(ahead), "finer-compare": range(min(ahead, 2))}
+        answers = {}
+        for mode, indices in asked.items():
+            if mode == "baseline" or ahead > 1:  # without contrasts there is only the first mode
+                order = [*indices, *range(ahead, len(texts))]
+                part = Question(tuple(concepts[i] for i in order), texts[order])
+                answers[mode] = encoding._answer(part, self.options)
+        modes = {mode: answer.grid for mode, answer in answers.items()}
         similarities, probabilities = encoding._scores(concepts, texts)
-        modes = dict(zip(MODES, grids, strict=False))
         labels = list(similarities)
         record = {
             "image": item.name,
@@ -258,7 +267,7 @@ class _Asked:
             "size": {"width": encoding.image.shape[1], "height": encoding.image.shape[0]},
             "asked": _question_of(item, self.target, self.contrasts),
             "target": labels[0],
-            "contrasts": labels[1:],
+            "contrasts": labels[1:ahead],
             "score": "cosine" if self.explainer.loaded.classes is None else "logit",
             "similarities": similarities,
             "probabilities": probabilities,
@@ -268,11 +277,6 @@ class _Asked:
             "geometry": asdict(encoding.geometry),
         }
         return record, modes
-
-    def _directions(self, texts: Tensor, encoding: ImageEncoding) -> Tensor:
-        """One a mode: no contrasts, all of them, the first. Without contrasts there is only the first mode."""
-        contrasts = [texts[1:1], texts[1:], texts[1:2]] if len(texts) > 1 else [texts[1:1]]
-        return torch.cat([encoding._directions(texts[:1], some, self.options) for some in contrasts])
 
 
 def _question_of(item: Item, target: str | None, contrasts: Sequence[str] | None) -> dict[str, Any]:

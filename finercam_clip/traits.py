@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from finercam_clip import render
 from finercam_clip.datasets import DataSet
 from finercam_clip.errors import InputError
-from finercam_clip.explainer import Explainer, check_options
+from finercam_clip.explainer import Explainer, spelt_out
 from finercam_clip.explanation import Box
 from finercam_clip.images import read_image
 from finercam_clip.options import Options
@@ -106,7 +106,7 @@ def trait_table(
     Raises:
         InputError: a trait's text cannot be used by the model. Images that cannot be read are listed in the table.
     """
-    options = check_options(options or Options())
+    options = spelt_out({}, options or Options())
     questions = [explainer._embedded_question(trait.target, list(trait.contrasts), options) for trait in traits]
     rows: dict[str, list[Cell]] = {}
     unreadable: dict[str, str] = {}

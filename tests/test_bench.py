@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from conftest import tiny_explainer
 
-from finercam_clip.bench import bench, format_table
+from finercam_clip.bench import bench, bench_methods, format_table
 from finercam_clip.explainer import Explainer
+from finercam_clip.methods import METHODS
 
 
 def test_every_row_is_measured(tiny: Explainer) -> None:
@@ -21,6 +23,22 @@ def test_every_row_is_measured(tiny: Explainer) -> None:
     assert rows[0].ratio == rows[0].memory_ratio == 1
     assert not any(p.requires_grad for p in tiny.loaded.model.parameters())
     assert format_table(rows).count("\n") == len(rows) + 1
+
+
+def test_every_method_that_works_on_the_model_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("finercam_clip.methods.perturbation.RISE_MASKS", 20)
+    rows = bench_methods(tiny_explainer(pool_type="avg"), runs=1)
+    names = [row.name for row in rows]
+    assert names[0] == "encode_image"
+    assert set(names[1:]) == {
+        f"{name}, {questions}"
+        for name in METHODS
+        if name != "grad-eclip"
+        for questions in ("1 question", "32 questions")
+    }
+    assert all(row.seconds > 0 for row in rows)
+    assert all(row.memory > 0 for row in rows if not METHODS.get(row.name.split(",")[0], METHODS["gradcam"]).slow)
+    assert "nan" not in format_table(rows)
 
 
 @pytest.mark.slow

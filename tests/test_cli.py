@@ -172,6 +172,10 @@ WRONG_QUESTIONS: dict[str, tuple[list[str], list[str]]] = {
     "negative gamma": ([*QUESTION, "--gamma", "-0.5"], ["gamma", "-0.5"]),
     "gamma that is no number": ([*QUESTION, "--gamma", "nan"], ["gamma", "nan"]),
     "unknown method": ([*QUESTION, "--method", "lime"], ["'lime'", "gradcam", "hirescam"]),
+    "unknown refinement": ([*QUESTION, "--refine", "crf"], ["'crf'", "affinity"]),
+    "unknown layer": ([*QUESTION, "--layer", "stem"], ["no layer stem", "transformer.resblocks.0.ln_1"]),
+    "a layer without gradient": ([*QUESTION, "--layer", "ln_post"], ["no gradient reaches", "resblocks.4.ln_1"]),
+    "a layer of a method without": ([*QUESTION, "--layer", "-2", "--method", "rollout"], ["has no target layer"]),
     "unknown objective": ([*QUESTION, "--objective", "coarse"], ["'coarse'", "finer"]),
     "broken cells": ([*QUESTION, "--image-size", "100"], ["image_size 100", "multiples of 8"]),
     "too large": ([*QUESTION, "--image-size", "4096"], ["choose a smaller"]),
@@ -192,6 +196,31 @@ def test_a_question_that_cannot_be_asked_is_refused(
     run: Run, folder: Path, question: list[str], said: list[str]
 ) -> None:
     refused(run, folder, ["explain", "bird.jpg", *question], *said)
+
+
+@pytest.mark.usefixtures("bundled_once")
+def test_method_layers_refinement_and_scenery(run: Run, drawn_bird: str) -> None:
+    def ask(*options: str) -> dict[str, Any]:
+        code, out, err = run("explain", drawn_bird, *QUESTION, "--json", *options)
+        assert (code, err) == (0, "")
+        return dict(json.loads(out))
+
+    plain = ask()
+    assert plain["options"]["method"] == "hirescam"
+    assert ask("--layer", "-1")["grid"] == pytest.approx(np.array(plain["grid"]), abs=1e-4)
+    both = ask("--layer", "-2", "--layer", "transformer.resblocks.4.ln_1")
+    assert both["options"]["layer"] == [-2, "transformer.resblocks.4.ln_1"]
+    assert np.array(ask("--refine", "affinity")["grid"]).min() >= 0
+    preset = ask("--method", "clip-es")
+    wanted = {"method": "gradcam", "objective": "probability", "pooling": "mean", "refine": "affinity"}
+    assert preset["options"] | wanted == preset["options"]
+    assert ask("--background", "aviary")["contrasts"][0] == plain["contrasts"][0]
+
+
+def test_the_methods_are_listed_with_their_sources(run: Run) -> None:
+    code, out, err = run("methods")
+    assert (code, err) == (0, "")
+    assert "| `legrad` | Bousselham et al., ICCV 2025 | transformers |" in out
 
 
 def test_a_wrong_option_is_refused_before_anything_is_loaded(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from finercam_clip import InputError
 from finercam_clip.explainer import Explainer
 from finercam_clip.families import family_of
 from finercam_clip.methods import METHODS
+from finercam_clip.methods.gradients import gradcam, hirescam
 from finercam_clip.tails import AutogradTail, ClassTokenTail
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -69,7 +71,7 @@ def test_the_closed_form_is_the_recorded_graph(name: str) -> None:
         torch.testing.assert_close(tail.embedding, graph.embedding, rtol=1e-5, atol=1e-6)
         for one, two in zip(tail.gradients(directions), graph.gradients(directions), strict=True):
             assert float((one - two).abs().max()) <= 1e-5 * float(two.abs().max())
-        for method in METHODS.values():
+        for method in (gradcam, hirescam):
             one, two = method(tail, directions), method(graph, directions)
             assert float((one - two).abs().max()) <= 1e-5 * float(two.abs().max())
 
@@ -101,7 +103,7 @@ def test_the_closed_form_is_exact_in_float64(name: str, monkeypatch: pytest.Monk
     for one, two in zip(closed.gradients(directions), graph.gradients(directions), strict=True):
         assert one.dtype == torch.float64
         assert float((one - two).abs().max()) <= 1e-9 * float(two.abs().max())
-    for method in METHODS.values():
+    for method in (gradcam, hirescam):
         one, two = method(closed, directions), method(graph, directions)
         assert float((one - two).abs().max()) <= 1e-9 * float(two.abs().max())
 
@@ -146,8 +148,8 @@ def test_gradcam_is_the_slope_of_a_shared_shift_and_hirescam_of_a_gate(tiny: Exp
         )
         return float(up - down) / (2 * step)
 
-    hires = METHODS["hirescam"](tail, direction[None])[0]
-    grad = METHODS["gradcam"](tail, direction[None])[0]
+    hires = hirescam(tail, direction[None])[0]
+    grad = gradcam(tail, direction[None])[0]
     count = len(activations)
     for n in (0, 7, count - 1):
         gate = torch.zeros(count, 1, dtype=torch.float64)
@@ -238,7 +240,8 @@ def test_the_model_is_left_as_it_was(pooling: str, asks_for_gradients: bool) -> 
     before = _state(model)
     image = np.random.default_rng(0).integers(0, 256, (40, 60, 3)).astype(np.uint8)
     for method in METHODS:
-        explainer.explain(image, "a red bird", ["a blue bird"], pooling=pooling, method=method)
+        with suppress(InputError):  # not every method can do every pooling
+            explainer.explain(image, "a red bird", ["a blue bird"], pooling=pooling, method=method)
     after = _state(model)
     assert all(torch.equal(before[0][name], after[0][name]) for name in before[0])
     assert before[1:] == after[1:]

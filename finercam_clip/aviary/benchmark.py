@@ -18,6 +18,7 @@ from finercam_clip.aviary import world
 from finercam_clip.errors import InputError
 from finercam_clip.explainer import Explainer, ImageEncoding
 from finercam_clip.explanation import Explanation
+from finercam_clip.options import PRESETS
 
 KINDS = {
     "attribute": "one part named: a red crown against a blue crown",
@@ -205,22 +206,30 @@ def _scores(
     explainer: Explainer, batch: Sequence[Question], asked: Sequence[tuple[str, str]]
 ) -> dict[tuple[str, str], list[dict[str, float]]]:
     """The figures of every question of a batch under every (method, objective)."""
-    encodings = explainer.encode([question.scene.image for question in batch])
+    images = [question.scene.image for question in batch]
+    whole = explainer.encode(images)
     embedded = [explainer.embed([question.target, *question.siblings]) for question in batch]
     scores = {}
     for method, objective in asked:
+        # A preset brings its own objective; without contrast it is the same with the target's similarity.
+        objectives = {} if method in PRESETS and objective == "finer" else {"objective": objective}
+        encodings = explainer.encode(images, pooling="mean") if _means(method) else whole
         explanations = [
-            encoding.explain(question.target, [question.contrast], method=method, objective=objective)
+            encoding.explain(question.target, [question.contrast], method=method, **objectives)
             for question, encoding in zip(batch, encodings, strict=True)
         ]
         masked = explainer.encode([without_hottest(e.image, e.heatmap) for e in explanations])
         scores[method, objective] = [
-            _score(question, explanation, _probabilities(whole, texts), _probabilities(part, texts))
-            for question, explanation, texts, whole, part in zip(
-                batch, explanations, embedded, encodings, masked, strict=True
+            _score(question, explanation, _probabilities(before, texts), _probabilities(after, texts))
+            for question, explanation, texts, before, after in zip(
+                batch, explanations, embedded, whole, masked, strict=True
             )
         ]
     return scores
+
+
+def _means(method: str) -> bool:
+    return PRESETS.get(method, {}).get("pooling") == "mean"
 
 
 def _score(

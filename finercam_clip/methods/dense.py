@@ -1,0 +1,70 @@
+"""Methods that give every patch an embedding of its own, by a path beside the model's; the map is its cosine with the
+direction. All are linear in the direction. The score stays the model's own: only the map comes from the other path.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from finercam_clip.attention import mixed
+from finercam_clip.passes import attentions, blocks_of, embedded_patches, tokens_before, tokens_with
+
+if TYPE_CHECKING:
+    from finercam_clip.explainer import ImageEncoding
+
+
+def maskclip(encoding: ImageEncoding, directions: Tensor) -> Tensor:
+    """MaskCLIP (Zhou et al., ECCV 2022, sec. 3.2): in the last block every patch attends to itself alone."""
+    return directions @ encoding.once(_maskclip_features).T
+
+
+def sclip(encoding: ImageEncoding, directions: Tensor) -> Tensor:
+    """SCLIP (Wang et al., ECCV 2024, eq. 4): in the last block tokens attend to what is like them, with weights
+    softmax(q q^T / sqrt(c)) + softmax(k k^T / sqrt(c))."""
+    return directions @ encoding.once(_sclip_features).T
+
+
+def clip_surgery(encoding: ImageEncoding, directions: Tensor) -> Tensor:
+    """CLIP Surgery (Li et al., 2023, eq. 4-6): a second path through the last six blocks (half of fewer than twelve),
+    to which each adds values weighed by softmax(v v^T / sqrt(c)) and no MLP.
+
+    That is its architecture surgery; what its feature surgery takes away, what texts have in common, is here the
+    contrasts' part.
+    """
+    return directions @ encoding.once(_surgery_features).T
+
+
+def _maskclip_features(encoding: ImageEncoding) -> Tensor:
+    attention = attentions(encoding, 1)
+    value = attention.projected(-1)[2]
+    itself = torch.eye(value.shape[1], device=value.device).expand(len(value), -1, -1)
+    return embedded_patches(encoding, tokens_with(encoding, mixed(attention.modules[-1], itself, value)))
+
+
+def _sclip_features(encoding: ImageEncoding) -> Tensor:
+    attention = attentions(encoding, 1)
+    query, key, value = attention.projected(-1)
+    attended = mixed(attention.modules[-1], _alike(query) + _alike(key), value)
+    return embedded_patches(encoding, tokens_with(encoding, attended))
+
+
+@torch.no_grad()
+def _surgery_features(encoding: ImageEncoding) -> Tensor:
+    depth = len(blocks_of(encoding))
+    blocks = blocks_of(encoding)[-6 if depth >= 12 else -max(depth // 2, 1) :]
+    attention = attentions(encoding, len(blocks))
+    tokens = tokens_before(encoding, blocks[0])
+    for i, (block, module) in enumerate(zip(blocks, attention.modules, strict=True)):
+        value = attention.projected(i)[2]
+        scale = getattr(block, "ls_1", None) or getattr(block, "ls1", None)
+        added = mixed(module, _alike(value), value)
+        tokens = tokens + (added if scale is None else scale(added))
+    return embedded_patches(encoding, tokens)
+
+
+def _alike(x: Tensor) -> Tensor:
+    """softmax(x x^T / sqrt(c)) of [H, n, c]."""
+    return torch.softmax(x.float() @ x.float().mT * x.shape[-1] ** -0.5, -1)

@@ -1,0 +1,68 @@
+"""What may follow a method: maps on the grid to better maps on the grid."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from finercam_clip.errors import InputError
+from finercam_clip.opencv import cv2
+from finercam_clip.passes import attentions, blocks_of, patches_of
+
+if TYPE_CHECKING:
+    from finercam_clip.explainer import ImageEncoding
+
+REFINEMENTS = ("affinity",)
+_BLOCKS = 8
+_BOX_THRESHOLD = 0.4
+
+
+def affinity(encoding: ImageEncoding, maps: NDArray[np.float32]) -> NDArray[np.float32]:
+    """CLIP-ES's class-aware attention-based affinity (Lin et al., CVPR 2023, eq. 4-6): R^2 masked, times the map.
+
+    R: the mean of the last eight blocks' attention between patches, its columns and rows normalised three times in
+    turn, made symmetric. The mask keeps patches inside the boxes of the map's regions at 0.4 of its maximum, so that
+    heat spreads from these only. maps: [K, h, w], of which the positive part is refined; the result is >= 0.
+    """
+    spread = encoding.once(_spread).cpu().numpy()
+    refined = np.zeros_like(maps)
+    for i, grid in enumerate(np.maximum(maps, 0)):
+        if grid.any():
+            inside = np.where(boxed(grid), grid, 0)
+            refined[i] = (spread @ inside.ravel()).reshape(grid.shape)
+    return refined
+
+
+def boxed(grid: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Which cells [h, w] lie in the bounding box of a connected region of at least 0.4 of the maximum."""
+    regions = (grid >= _BOX_THRESHOLD * grid.max()).astype(np.uint8)
+    inside = np.zeros(grid.shape, bool)
+    for x, y, w, h, _ in cv2.connectedComponentsWithStats(regions, connectivity=8)[2][1:]:
+        inside[y : y + h, x : x + w] = True
+    return inside
+
+
+def _spread(encoding: ImageEncoding) -> Tensor:
+    """R^2, float32 [N, N]."""
+    count = min(_BLOCKS, len(blocks_of(encoding)))
+    weights = torch.stack([w.mean(0) for w in attentions(encoding, count).weights]).mean(0)
+    return affinity_matrix(patches_of(encoding, patches_of(encoding, weights).T).T)
+
+
+def affinity_matrix(attention: Tensor) -> Tensor:
+    """Attention between patches [N, N] -> R^2 (eq. 4-5)."""
+    for _ in range(3):
+        attention = attention / attention.sum(0, keepdim=True)
+        attention = attention / attention.sum(1, keepdim=True)
+    symmetric = (attention + attention.T) / 2
+    return symmetric @ symmetric
+
+
+def check_refinement(name: str | None) -> None:
+    """Raises InputError for a name that is not in REFINEMENTS."""
+    if name is not None and name not in REFINEMENTS:
+        raise InputError(f"there is no refinement '{name}'; there is {', '.join(REFINEMENTS)}, or None")
