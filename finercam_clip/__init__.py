@@ -15,19 +15,32 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "load": "explainer",
+    "load_classifier": "classifiers",
+    "preset": "options",
     "Explainer": "explainer",
     "ImageEncoding": "explainer",
     "Options": "options",
     "Explanation": "explanation",
     "InputError": "errors",
 }
-__all__ = ["Explainer", "Explanation", "ImageEncoding", "InputError", "Options", "__version__", "load"]
+__all__ = [
+    "Explainer",
+    "Explanation",
+    "ImageEncoding",
+    "InputError",
+    "Options",
+    "__version__",
+    "load",
+    "load_classifier",
+    "preset",
+]
 
 if TYPE_CHECKING:
+    from finercam_clip.classifiers import load_classifier
     from finercam_clip.errors import InputError
     from finercam_clip.explainer import Explainer, ImageEncoding, load
     from finercam_clip.explanation import Explanation
-    from finercam_clip.options import Options
+    from finercam_clip.options import Options, preset
 
 
 def __getattr__(name: str) -> Any:

@@ -16,7 +16,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from finercam_clip.errors import InputError
-from finercam_clip.tails import unit_norm
 
 Module = Any  # an attention module, with attributes that torch's types do not know
 
@@ -96,7 +95,7 @@ def attentions_of(
         stack.callback(blocks[-1].register_forward_hook(lambda _, __, output: tokens.append(output)).remove)
         stack.enter_context(torch.set_grad_enabled(graph))
         run()
-        embedding = unit_norm(finish(tokens[0]))[0]
+        embedding = finish(tokens[0])[0]
     found = Attentions(tuple(modules), tuple(inputs), tuple(weights), tuple(outputs), embedding)
     for i, (module, heard) in enumerate(zip(modules, outputs, strict=True)):
         again = merged(module, _side_by_side(weights[i], found.projected(i)[2])).float()

@@ -21,13 +21,14 @@ from torch import Tensor
 
 from finercam_clip import objectives, prompts
 from finercam_clip.batches import in_batches
+from finercam_clip.classes import Classes
 from finercam_clip.errors import InputError
 from finercam_clip.explanation import Explanation
 from finercam_clip.families import POOLINGS, Family, family_of, tails_at, uncompiled
 from finercam_clip.images import Geometry, ImageInput, ImageSize, geometry_of, input_size, read_image
 from finercam_clip.methods import method_named
 from finercam_clip.models import LoadedModel, load_model
-from finercam_clip.options import PRESETS, Options
+from finercam_clip.options import PRESETS, SIMILAR_BY, Options
 from finercam_clip.prompts import Concept, Text
 from finercam_clip.refine import affinity, check_refinement
 from finercam_clip.tails import Tail, unit_norm
@@ -59,8 +60,25 @@ def load(
 
 
 @dataclass(frozen=True, eq=False)
+class Question:
+    """A checked question with its directions.
+
+    concepts: the target, the contrasts, the background; texts: theirs [1 + M, D]; count: None, or how many of the
+    contrasts are to be chosen for each image; background: how many of the concepts are scenery, which always stays.
+    """
+
+    concepts: tuple[Concept, ...]
+    texts: Tensor
+    count: int | None = None
+    background: int = 0
+
+
+@dataclass(frozen=True, eq=False)
 class Explainer:
-    """A CLIP model that answers where an image says one concept and not others. Holds no state besides the model."""
+    """A CLIP model that answers where an image says one concept and not others. Holds no state besides the model.
+
+    Or a classifier (`finercam_clip.load_classifier`): the same, with names of its classes in place of texts.
+    """
 
     loaded: LoadedModel
 
@@ -111,7 +129,7 @@ class Explainer:
         options = spelt_out(changes)
         asked = [self._embedded_question(target, contrasts, options) for target, contrasts in questions]
         encodings: list[ImageEncoding] = self.encode(list(images), **_settled(options))
-        return [[encoding._answer(*question, options) for question in asked] for encoding in encodings]
+        return [[encoding._answer(question, options) for question in asked] for encoding in encodings]
 
     @overload
     def encode(  # type: ignore[overload-overlap]
@@ -131,7 +149,7 @@ class Explainer:
     ) -> ImageEncoding | list[ImageEncoding]:
         """One forward pass an image; a list of images gives a list, computed in batches.
 
-        pooling: "model", as the tower pools, or "mean", the mean of the patch tokens (CLIP-ES).
+        pooling: "model", as the tower pools; "mean", the mean of the patch tokens (CLIP-ES); "token", the class token.
         image_size: of the model's input: None, its own; a number; (height, width); "native", the image's own.
         layer: target layer: None, the family's own; an index (-1 is the last); a module's name; or several.
 
@@ -147,13 +165,17 @@ class Explainer:
     def embed(self, texts: Sequence[Text], templates: Any = None) -> Tensor:
         """Unit-norm text embeddings, float32 [K, D], one a concept: in each template, averaged over its texts.
 
+        Of a classifier: the rows of its head, [K, D + 1], weights and bias (`Classes.rows`).
+
         Raises:
-            InputError: a text is empty, too long for the model, or of words it does not know.
+            InputError: a text is empty, too long for the model, or of words it does not know; or no such class.
         """
-        return self._embed([prompts.concept(text, "text") for text in texts], prompts.templates_of(templates))
+        return self._embed([self._concept(text, "text") for text in texts], self._templates(templates))
 
     @torch.no_grad()
     def _embed(self, concepts: Sequence[Concept], templates: Sequence[str]) -> Tensor:
+        if self.loaded.tokenizer is None:
+            return self._classes.directions(concepts)
         written = [concept.written_as(templates).texts for concept in concepts]
         tokens = prompts.tokenize(
             [text for texts in written for text in texts], self.loaded.tokenizer, self.loaded.known_tokens
@@ -169,44 +191,68 @@ class Explainer:
 
     def _question(
         self, target: Text, contrasts: Sequence[Text] | int, options: Options
-    ) -> tuple[list[Concept], list[str]]:
-        """The checked concepts, target first, and the templates. A number of contrasts is taken from the vocabulary."""
-        wanted = prompts.concept(target, "target")
-        templates = prompts.templates_of(options.templates)
+    ) -> tuple[list[Concept], list[str], int]:
+        """Checked: the concepts, target first, the templates, and how many of the concepts are scenery. Of a number of
+        contrasts: all that they are chosen from."""
+        wanted = self._concept(target, "target")
+        templates = self._templates(options.templates)
         if isinstance(contrasts, int):
-            others = self._nearest(wanted, contrasts, options, templates)
+            others = self._candidates(wanted, contrasts, options)
         elif isinstance(contrasts, str):
-            others = [prompts.concept(contrasts, "contrast")]
+            others = [self._concept(contrasts, "contrast")]
         else:
-            others = [prompts.concept(contrast, "contrast") for contrast in contrasts]
+            others = [self._concept(contrast, "contrast") for contrast in contrasts]
         prompts.check_question(wanted, others)
-        if options.background is not None:
-            others += self._background(options.background, [wanted, *others])
-        return [wanted, *others], templates
+        scenery = self._background(options.background, [wanted, *others])
+        return [wanted, *others, *scenery], templates, len(scenery)
 
-    def _embedded_question(
-        self, target: Text, contrasts: Sequence[Text] | int, options: Options
-    ) -> tuple[list[Concept], Tensor]:
-        concepts, templates = self._question(target, contrasts, options)
-        return concepts, self._embed(concepts, templates)
+    def _embedded_question(self, target: Text, contrasts: Sequence[Text] | int, options: Options) -> Question:
+        concepts, templates, scenery = self._question(target, contrasts, options)
+        count = contrasts if isinstance(contrasts, int) else None
+        return Question(tuple(concepts), self._embed(concepts, templates), count, scenery)
 
     def _background(self, source: Any, besides: Sequence[Concept]) -> list[Concept]:
+        if source is None:
+            return []
+        if self.loaded.tokenizer is None:
+            raise InputError("background is of texts; a classifier knows its classes only: leave it out")
         known, taken = self.loaded.known_tokens, {concept.label.lower() for concept in besides}
         entries = [entry for entry in dict.fromkeys(prompts.vocabulary_of(source)) if entry.lower() not in taken]
         if known is not None:
             entries = [entry for entry in entries if prompts.all_known(entry, self.loaded.tokenizer, known)]
         return [prompts.concept(entry, "background entry") for entry in entries]
 
-    def _nearest(self, target: Concept, count: int, options: Options, templates: Sequence[str]) -> list[Concept]:
-        if options.vocabulary is None:
+    def _candidates(self, target: Concept, count: int, options: Options) -> list[Concept]:
+        """What contrasts=count is chosen from: the vocabulary, or all classes, but for the target."""
+        classes = self.loaded.classes
+        if options.vocabulary is not None:
+            entries = prompts.vocabulary_of(options.vocabulary)
+        elif classes is not None:
+            entries = list(classes.names)
+        else:
             raise InputError(f"contrasts={count} takes the nearest concepts of a vocabulary: give one (vocabulary=...)")
-        entries = dict.fromkeys(prompts.vocabulary_of(options.vocabulary))
-        others = [prompts.concept(entry, "vocabulary entry") for entry in entries]
-        others = [other for other in others if other.label.lower() != target.label.lower()]
+        found = [self._concept(entry, "vocabulary entry") for entry in entries]
+        own = {target.label.lower(), *(() if classes is None else (text.lower() for text in target.texts))}
+        others = list({other.label.lower(): other for other in found if other.label.lower() not in own}.values())
         if not 1 <= count <= len(others):
             raise InputError(f"contrasts={count}: the vocabulary has {len(others)} concepts besides the target")
-        near = self._embed(others, templates) @ self._embed([target], templates)[0]
-        return [others[int(i)] for i in near.topk(count).indices]
+        return others
+
+    def _concept(self, text: Text, role: str) -> Concept:
+        """A text as it is, or for a classifier the class that it names."""
+        concept = prompts.concept(text, role)
+        return concept if self.loaded.classes is None else self.loaded.classes.concept(concept)
+
+    def _templates(self, templates: Any) -> list[str]:
+        if templates is not None and self.loaded.classes is not None:
+            raise InputError("templates are for texts; a classifier's classes are named as they are: leave them out")
+        return prompts.templates_of(templates)
+
+    @property
+    def _classes(self) -> Classes:
+        if self.loaded.classes is None:
+            raise InputError(f"{self.loaded.name} is no classifier: it has no classes; ask it about texts")
+        return self.loaded.classes
 
     def _encode_batch(
         self, images: Sequence[ImageInput], pooling: str, image_size: ImageSize, layer: Layer
@@ -223,8 +269,9 @@ class Explainer:
                 tails = self._tails(pixels, pooling, layer)
             grid, stride = self._grid(tails, size)
             mode = "squash" if squeeze else self.loaded.preprocess_cfg.resize_mode
+            crop = self.loaded.crop if size == own else 1.0
             for n, i in enumerate(chosen):
-                geometry = geometry_of((pictures[i].height, pictures[i].width), size, mode)
+                geometry = geometry_of((pictures[i].height, pictures[i].width), size, mode, crop)
                 encodings[i] = ImageEncoding(
                     explainer=self,
                     image=np.asarray(pictures[i]),
@@ -294,14 +341,26 @@ class ImageEncoding:
         """Where the image says `target` and not `contrasts`.
 
         target: a text, or several: an ensemble of prompts for one concept.
-        contrasts: texts (each may be an ensemble), or a number n: the n concepts of `vocabulary` nearest to the target.
+        contrasts: texts (each may be an ensemble), or a number n: the n concepts of `vocabulary` most similar to the
+            target (see `Options.similar_by`).
+            Of a classifier these are its classes' names, and several are a group of classes.
         changes: fields of `Options`, e.g. gamma=0.8, method="hirescam", objective="similarity".
 
         Raises:
             InputError: a text, a name or a number cannot be used; the message says what can.
         """
         options = self._options(changes)
-        return self._answer(*self.explainer._embedded_question(target, contrasts, options), options)
+        return self._answer(self.explainer._embedded_question(target, contrasts, options), options)
+
+    def predictions(self, count: int = 5) -> dict[str, float]:
+        """A classifier's `count` most probable classes, best first: name -> softmax over all of them.
+
+        Raises:
+            InputError: the model is no classifier.
+        """
+        classes = self.explainer._classes
+        found = (classes.rows @ self.tail.embedding).softmax(0).topk(min(count, len(classes.names)))
+        return {classes.names[int(i)]: float(p) for p, i in zip(found.values, found.indices, strict=True)}
 
     def _options(self, changes: dict[str, Any]) -> Options:
         """The options of a question about this encoding; what was settled in encoding cannot be changed any more."""
@@ -315,7 +374,24 @@ class ImageEncoding:
                 )
         return options
 
-    def _answer(self, concepts: Sequence[Concept], texts: Tensor, options: Options) -> Explanation:
+    def _chosen(self, question: Question, options: Options) -> tuple[Sequence[Concept], Tensor]:
+        """The question's concepts and directions, with the contrasts that `options.similar_by` chooses."""
+        if question.count is None:
+            return question.concepts, question.texts
+        classes, texts = self.explainer.loaded.classes, question.texts
+        if (options.similar_by or ("concepts" if classes is None else "logits")) == "logits":
+            s = texts @ self.tail.embedding
+            distances = (s[1:] - s[0]).abs()
+        else:
+            rows = unit_norm(texts if classes is None else texts[:, :-1])  # a bias is no part of a direction
+            distances = -(rows[1:] @ rows[0])
+        scenery = len(texts) - question.background
+        nearest = distances[: scenery - 1].topk(question.count, largest=False).indices + 1
+        order = [0, *nearest.tolist(), *range(scenery, len(texts))]
+        return [question.concepts[i] for i in order], texts[order]
+
+    def _answer(self, question: Question, options: Options) -> Explanation:
+        concepts, texts = self._chosen(question, options)
         scale = self.explainer.scale
         # Each concept by itself, too: the target, and the contrasts together as the question has them. Always three
         # maps: products of one shape round alike, so that gamma 0 is the plain map to the last bit.
@@ -330,10 +406,8 @@ class ImageEncoding:
             maps = np.tensordot(weights.cpu().numpy(), alone, 1)
         if options.refine is not None:
             maps = affinity(self, maps)
-        cosines = texts @ self.tail.embedding
-        probabilities = (scale * cosines).softmax(0)
-        labels = [concept.label for concept in concepts]
-        loaded = self.explainer.loaded
+        similarities, probabilities = self._scores(concepts, texts)
+        labels, loaded = list(similarities), self.explainer.loaded
         return Explanation(
             image=self.image,
             geometry=self.geometry,
@@ -342,11 +416,25 @@ class ImageEncoding:
             contrasts=tuple(labels[1:]),
             target_grid=maps[1],
             contrast_grid=maps[2] if len(texts) > 1 else None,
-            similarities=dict(zip(labels, cosines.tolist(), strict=True)),
-            probabilities=dict(zip(labels, probabilities.tolist(), strict=True)),
+            similarities=similarities,
+            probabilities=probabilities,
             options=options,
             model=loaded.name,
             pretrained=loaded.pretrained,
+            score="cosine" if loaded.classes is None else "logit",
+        )
+
+    def _scores(self, concepts: Sequence[Concept], texts: Tensor) -> tuple[dict[str, float], dict[str, float]]:
+        """Similarities and probabilities, label -> value: see `Explanation`."""
+        cosines, classes = texts @ self.tail.embedding, self.explainer.loaded.classes
+        if classes is None:
+            probabilities = (self.explainer.scale * cosines).softmax(0)
+        else:
+            probabilities = classes.probabilities(concepts, self.tail.embedding)
+        labels = [concept.label for concept in concepts]
+        return (
+            dict(zip(labels, cosines.tolist(), strict=True)),
+            dict(zip(labels, probabilities.tolist(), strict=True)),
         )
 
     def heatmaps(
@@ -455,6 +543,8 @@ def _checked(options: Options) -> Options:
     objectives.objective_named(options.objective)
     if options.pooling not in POOLINGS:
         raise InputError(f"there is no pooling '{options.pooling}'; there are {', '.join(POOLINGS)}")
+    if options.similar_by not in (None, *SIMILAR_BY):
+        raise InputError(f"contrasts are similar by {' or '.join(SIMILAR_BY)}, not by '{options.similar_by}'")
     return options
 
 

@@ -28,6 +28,8 @@ class Explanation:
     grid: float32 [h, w], the signed map over the model's input before ReLU and scaling: comparable across questions.
     target_grid, contrast_grid: the same method's maps of the target alone and of the contrasts' mean alone.
     similarities: text -> cosine; probabilities: text -> softmax over target and contrasts at the model's logit scale.
+        Of a classifier: class -> logit, and the softmax over all of its classes (a group's: the sum of its classes').
+    score: what the similarities are, "cosine" or "logit".
     """
 
     image: NDArray[np.uint8]
@@ -42,6 +44,7 @@ class Explanation:
     options: Options
     model: str
     pretrained: str
+    score: str = "cosine"
 
     @cached_property
     def heatmap(self) -> NDArray[np.float32]:
@@ -130,6 +133,7 @@ class Explanation:
             "contrasts": list(self.contrasts),
             "similarities": self.similarities,
             "probabilities": self.probabilities,
+            "score": self.score,
             "caution": self.caution,
             "peak": self.peak,
             "boxes": self.boxes(),
@@ -147,7 +151,7 @@ class Explanation:
         return json.dumps(self.to_dict())
 
     def _scores(self, text: str) -> str:
-        return f"cosine {self.similarities[text]:.3f}, p {self.probabilities[text]:.2f}"
+        return f"{self.score} {self.similarities[text]:.3f}, p {self.probabilities[text]:.2f}"
 
     def _tile(self, grid: NDArray[np.float32], scale: float, title: str, caption: str) -> render.Tile:
         heat = self.geometry.to_image(self._positive(grid, scale))

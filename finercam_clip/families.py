@@ -17,11 +17,11 @@ import timm
 import torch
 import torch.nn.functional as F
 from open_clip.modified_resnet import ModifiedResNet
-from open_clip.timm_model import TimmModel
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from timm.layers.conv2d_same import Conv2dSame
 from timm.layers.format import Format
 from timm.layers.hybrid_embed import HybridEmbed
+from timm.layers.pool2d_same import AvgPool2dSame, MaxPool2dSame
 from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.models.eva import EvaBlockPostNorm
 from torch import Tensor, nn
@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from finercam_clip.errors import InputError
 from finercam_clip.tails import AutogradTail, ClassTokenTail, Tail, unit_norm
 
-POOLINGS = ("model", "mean")
+POOLINGS = ("model", "mean", "token")
 Tower = Any  # an nn.Module with open_clip's attributes, which torch's types do not know
 
 
@@ -61,6 +61,7 @@ class Family:
     shift: (y, x) pixels from the middle of a cell's block of pixels to where its receptive field is centred. Not zero
         for convolutions of odd size and stride 2: each is centred on the first of the two pixels that it steps over.
     sized: inside it the tower takes images of another (H, W) than its own; afterwards it is as it was.
+    partial: whether pixels left over at the end make a cell of their own, as in convolutions that pad.
     encode: pixels [B, 3, H, W] and pooling -> one tail an image.
     tokens: what a transformer has besides, or None.
     """
@@ -77,6 +78,7 @@ class Family:
     shift: Callable[[Tower], tuple[float, float]]
     sized: Callable[[Tower, tuple[int, int]], AbstractContextManager[None]]
     encode: Callable[[Tower, Tensor, str], list[Tail]]
+    partial: bool = False
     tokens: Tokens | None = None
 
     def target_layer(self, visual: Tower) -> nn.Module:
@@ -100,8 +102,9 @@ class Family:
 
     def grid(self, visual: Tower, size: tuple[int, int]) -> tuple[int, int]:
         """The (h, w) of the grid for model input of (H, W) pixels."""
-        stride = self.stride(visual)
-        return size[0] // stride[0], size[1] // stride[1]
+        height, width = self.stride(visual)
+        more = (height - 1, width - 1) if self.partial else (0, 0)
+        return (size[0] + more[0]) // height, (size[1] + more[1]) // width
 
 
 def family_of(visual: Tower) -> Family:
@@ -113,7 +116,7 @@ def family_of(visual: Tower) -> Family:
     for family in FAMILIES:
         if family.matches(visual):
             return family
-    inner = f" around {type(visual.trunk).__name__}" if isinstance(visual, TimmModel) else ""
+    inner = f" around {type(visual.trunk).__name__}" if hasattr(visual, "trunk") else ""
     raise unsupported(f"an image tower of type {type(visual).__name__}{inner}")
 
 
@@ -151,7 +154,7 @@ def _recorded_tails(
         with frozen(visual), torch.enable_grad():
             for state in torch.split(states, 1):
                 output = rest(cut(None, (), state) if layer is None else state)
-                tails.append(AutogradTail(kept[-1], unit_norm(output)[0], patches))
+                tails.append(AutogradTail(kept[-1], as_scored(visual, output)[0], patches))
     finally:
         if handle is not None:
             handle.remove()
@@ -207,6 +210,12 @@ def embedding_of(output: Any) -> Tensor:
     return embedding
 
 
+def as_scored(visual: Tower, features: Tensor) -> Tensor:
+    """Features as scores are taken from them, float32: of unit norm in CLIP, as they are where a linear head reads them
+    (`classifiers.Backbone`)."""
+    return features.float() if getattr(visual, "linear_head", False) else unit_norm(features)
+
+
 @torch.no_grad()
 def _input_of(block: nn.Module, run: Callable[[], Any]) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
     """What a block gets when `run` runs the tower: the tokens, and the block as a function of them alone."""
@@ -248,14 +257,14 @@ def _convolutional_shift(part: nn.Module, size: tuple[int, int]) -> tuple[float,
 
     Of parallel branches (layers that get the same size) the first counts; they are centred alike.
     """
-    steps: dict[tuple[int, int], nn.Conv2d | nn.AvgPool2d] = {}
+    steps: dict[tuple[int, int], Any] = {}
 
     def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         height, width = inputs[0].shape[-2:]
-        if output.shape[-1] < width and isinstance(module, (nn.Conv2d, nn.AvgPool2d)):
+        if output.shape[-1] < width:
             steps.setdefault((height, width), module)
 
-    handles = [m.register_forward_hook(note) for m in part.modules() if isinstance(m, (nn.Conv2d, nn.AvgPool2d))]
+    handles = [m.register_forward_hook(note) for m in part.modules() if isinstance(m, _SHRINKING)]
     weight = next(part.parameters())
     try:
         part(weight.new_zeros(1, 3, *size))
@@ -267,12 +276,16 @@ def _convolutional_shift(part: nn.Module, size: tuple[int, int]) -> tuple[float,
         centre, jump = 0.0, 1
         for step_size, step in steps.items():
             kernel, stride, padding = (_pair(value)[axis] for value in (step.kernel_size, step.stride, step.padding))
-            if isinstance(step, Conv2dSame):  # pads what is missing, the larger half at the end
+            if isinstance(step, _SAME):  # pads what is missing, the larger half at the end
                 padding = max((-(-step_size[axis] // stride) - 1) * stride + kernel - step_size[axis], 0) // 2
             centre += ((kernel - 1) / 2 - padding) * jump
             jump *= stride
         shifts.append(centre - (jump - 1) / 2)
     return shifts[0], shifts[1]
+
+
+_SAME = (Conv2dSame, MaxPool2dSame, AvgPool2dSame)
+_SHRINKING = (nn.Conv2d, nn.AvgPool2d, nn.MaxPool2d)
 
 
 def _pair(value: Any) -> tuple[int, int]:
@@ -322,7 +335,7 @@ def _vit_sized(visual: Tower, size: tuple[int, int]) -> AbstractContextManager[N
 
 
 def _vit_encode(visual: Tower, pixels: Tensor, pooling: str) -> list[Tail]:
-    if pooling == "model" and _pools_class_token(visual):
+    if pooling != "mean" and _pools_class_token(visual):
         return list(_class_token_tails(visual, pixels))
     return _vit_recorded_tails(visual, pixels, pooling)
 
@@ -335,20 +348,19 @@ def _vit_recorded_tails(visual: Tower, pixels: Tensor, pooling: str) -> list[Tai
 
 
 def _vit_finish(visual: Tower, tokens: Tensor, pooling: str) -> Tensor:
-    pooled: Tensor = _mean_of_patches(visual, tokens) if pooling == "mean" else visual._pool(tokens)[0]
+    pooled: Tensor = visual._pool(tokens)[0] if pooling == "model" else _one_token(visual, tokens, pooling)
     return pooled if visual.proj is None else pooled @ visual.proj
 
 
-def _mean_of_patches(visual: Tower, tokens: Tensor) -> Tensor:
-    """CLIP-ES's pooling: the mean patch token of ln_post, the class token left out."""
+def _one_token(visual: Tower, tokens: Tensor, pooling: str) -> Tensor:
+    """ln_post of the class token ("token"), or CLIP-ES's mean over the patch tokens ("mean")."""
     if visual.attn_pool is not None:
-        raise pooled_by_attention("pooling 'mean'")
-    pooled: Tensor
-    if visual.final_ln_after_pool:
-        pooled = visual.ln_post(tokens[:, 1:].mean(1))
-    else:
-        pooled = visual.ln_post(tokens)[:, 1:].mean(1)
-    return pooled
+        raise pooled_by_attention(f"pooling '{pooling}'")
+    after = visual.final_ln_after_pool
+    tokens = tokens if after else visual.ln_post(tokens)
+    pooled = tokens[:, 0] if pooling == "token" else tokens[:, 1:].mean(1)
+    chosen: Tensor = visual.ln_post(pooled) if after else pooled
+    return chosen
 
 
 def _vit_project(visual: Tower, tokens: Tensor) -> Tensor:
@@ -497,9 +509,7 @@ def uncompiled() -> AbstractContextManager[Any]:
 
 def _is_token_trunk(visual: Tower) -> bool:
     trunk = getattr(visual, "trunk", None)
-    return isinstance(visual, TimmModel) and all(
-        hasattr(trunk, name) for name in ("blocks", "num_prefix_tokens", "patch_embed", "forward_head")
-    )
+    return all(hasattr(trunk, name) for name in ("blocks", "num_prefix_tokens", "patch_embed", "forward_head"))
 
 
 def _tokens_shift(visual: Tower) -> tuple[float, float]:
@@ -560,11 +570,13 @@ def _one_size(visual: Tower, size: tuple[int, ...]) -> InputError:
 def _tokens_encode(visual: Tower, pixels: Tensor, pooling: str) -> list[Tail]:
     trunk, patches = visual.trunk, _without(visual.trunk.num_prefix_tokens)
     if _tokens_pools(visual) == "attention":
-        if pooling == "mean":
-            raise pooled_by_attention("pooling 'mean'")
+        if pooling != "model":
+            raise pooled_by_attention(f"pooling '{pooling}'")
         with torch.no_grad():
             features = trunk.forward_features(pixels)
         return _recorded_tails(visual, features, lambda x: visual.head(trunk.forward_head(x)), patches)
+    if pooling == "token" and not trunk.num_prefix_tokens:
+        raise InputError(f"{type(trunk).__name__} has no class token to pool; use pooling 'model' or 'mean'")
     layer = _tokens_layers(visual)[-1]
     tokens, block = _input_of(trunk.blocks[-1], lambda: trunk.forward_features(pixels))
     return _recorded_tails(
@@ -578,12 +590,14 @@ def _tokens_encode(visual: Tower, pixels: Tensor, pooling: str) -> list[Tail]:
 
 def _tokens_finish(visual: Tower, tokens: Tensor, pooling: str) -> Tensor:
     trunk = visual.trunk
-    if pooling == "mean":
-        if _tokens_pools(visual) == "attention":
-            raise pooled_by_attention("pooling 'mean'")
-        pooled = trunk.head(trunk.fc_norm(_tokens_patches(visual, trunk.norm(tokens)).mean(1)))
+    normed = trunk.norm(tokens)
+    if pooling == "model":
+        pooled = trunk.forward_head(normed)
     else:
-        pooled = trunk.forward_head(trunk.norm(tokens))
+        if _tokens_pools(visual) == "attention":
+            raise pooled_by_attention(f"pooling '{pooling}'")
+        one = normed[:, 0] if pooling == "token" else _tokens_patches(visual, normed).mean(1)
+        pooled = trunk.head(trunk.fc_norm(one))
     output: Tensor = visual.head(pooled)
     return output
 
@@ -596,26 +610,33 @@ def _tokens_project(visual: Tower, tokens: Tensor) -> Tensor:
     return projected
 
 
-# --------------------------------------------------- timm's convolutional and windowed towers (ConvNeXt, FastViT, Swin)
+# ----------------------------------------- timm's convolutional and windowed towers (ConvNeXt, FastViT, Swin, ResNet)
 
-_LAST_LAYERS = ("final_conv", "norm_pre", "norm")  # what timm's forward_features ends with, whichever a trunk has
+# What timm's forward_features ends with: the first of these that a trunk has.
+_LAST_LAYERS = ("final_conv", "norm_pre", "norm", "bn2", "features", "layer4", "blocks", "stages")
 
 
 def _is_map_trunk(visual: Tower) -> bool:
     trunk = getattr(visual, "trunk", None)
-    return isinstance(visual, TimmModel) and (hasattr(trunk, "stages") or hasattr(trunk, "layers"))
+    known = any(hasattr(trunk, name) for name in ("stages", "layers", *_LAST_LAYERS))
+    return known and hasattr(trunk, "feature_info") and hasattr(trunk, "forward_head") and not _is_token_trunk(visual)
 
 
 def _maps_layers(visual: Tower) -> list[nn.Module]:
     """The stages, then the last layer before pooling: the classical choice for convolutional networks."""
     trunk = visual.trunk
-    stages = trunk.stages if hasattr(trunk, "stages") else trunk.layers
-    return [*stages, next(getattr(trunk, name) for name in _LAST_LAYERS if hasattr(trunk, name))]
+    stages = next((getattr(trunk, name) for name in ("stages", "layers", "blocks") if hasattr(trunk, name)), ())
+    numbered = [getattr(trunk, f"layer{i}") for i in range(1, 5) if hasattr(trunk, f"layer{i}")]  # ResNets
+    last = next(getattr(trunk, name) for name in _LAST_LAYERS if hasattr(trunk, name))
+    return list(dict.fromkeys([*(stages or numbered), last]))
 
 
 def _maps_patches(visual: Tower, output: Tensor) -> Tensor:
-    channels_last = getattr(visual.trunk, "output_fmt", "NCHW") == "NHWC"
-    return output.flatten(1, 2) if channels_last else output.flatten(2).mT
+    return output.flatten(1, 2) if _channels_last(visual) else output.flatten(2).mT
+
+
+def _channels_last(visual: Tower) -> bool:
+    return bool(getattr(visual.trunk, "output_fmt", "NCHW") == "NHWC")
 
 
 def _maps_stride(visual: Tower) -> tuple[int, int]:
@@ -639,6 +660,11 @@ def _maps_encode(visual: Tower, pixels: Tensor, pooling: str) -> list[Tail]:
     _only_own_pooling(pooling)
     with torch.no_grad():
         features = visual.trunk.forward_features(pixels)
+    height, width = _maps_stride(visual)
+    cells = (-(-pixels.shape[2] // height), -(-pixels.shape[3] // width))
+    found = tuple(features.shape[1:3] if _channels_last(visual) else features.shape[2:])
+    if found != cells:  # another grid than its stride says: every cell would land on the wrong pixels
+        raise unsupported(f"{type(visual.trunk).__name__} with features of shape {list(features.shape[1:])}")
     return _recorded_tails(
         visual,
         features,
@@ -700,7 +726,7 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         name="timm-vit",
-        towers="SigLIP and SigLIP 2, EVA, PE-Core, ViTamin, MobileCLIP-B and -L",
+        towers="SigLIP and SigLIP 2, EVA, PE-Core, ViTamin, MobileCLIP-B and -L; of timm DINOv2 and other ViTs",
         layer="`norm1` of the last block, or its input if it normalises late; with attention pooling the last norm",
         pooling="class token, mean, attention",
         matches=_is_token_trunk,
@@ -715,7 +741,7 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         name="timm-maps",
-        towers="ConvNeXt, MobileCLIP-S (FastViT), Swin",
+        towers="ConvNeXt, MobileCLIP-S (FastViT), Swin; of timm ResNet, EfficientNet and other CNNs",
         layer="the last feature map",
         pooling="mean",
         matches=_is_map_trunk,
@@ -726,6 +752,7 @@ FAMILIES: tuple[Family, ...] = (
         shift=_maps_shift,
         sized=_maps_sized,
         encode=_maps_encode,
+        partial=True,
     ),
     Family(
         name="resnet",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -183,20 +184,21 @@ def _resample(values: NDArray[np.float32], positions: NDArray[np.float32]) -> ND
     return result
 
 
-def geometry_of(image: tuple[int, int], size: tuple[int, int], resize_mode: str) -> Geometry:
+def geometry_of(image: tuple[int, int], size: tuple[int, int], resize_mode: str, crop: float = 1.0) -> Geometry:
     """The geometry of open_clip's preprocessing (torchvision's Resize, CenterCrop and open_clip's padding).
 
-    image, size: (H, W) in pixels of the image and of the model's input.
+    image, size: (H, W) in pixels of the image and of the model's input; crop: of mode "shortest", how much of the
+    resized image's sides the input is, as timm has it: resized to floor(size / crop), then cropped.
     """
     height, width = image
     if resize_mode == "squash":
         return Geometry(image, size, (0, 0), size)
     if resize_mode == "shortest":
         if size[0] == size[1]:
-            short = size[0]
+            short = math.floor(size[0] / crop)
             resized = (short, int(short * width / height)) if height <= width else (int(short * height / width), short)
         else:
-            factor = max(size[0] / height, size[1] / width)
+            factor = max(math.floor(size[0] / crop) / height, math.floor(size[1] / crop) / width)
             resized = (round(height * factor), round(width * factor))
         offset = tuple(round((r - s) / 2.0) for r, s in zip(resized, size, strict=True))
     elif resize_mode == "longest":

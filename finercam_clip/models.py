@@ -7,7 +7,7 @@ import logging
 import os
 import pickle
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,8 +19,10 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from torch import Tensor, nn
 
+from finercam_clip.classes import Classes
 from finercam_clip.errors import InputError
 from finercam_clip.families import FAMILIES, family_of_config, unsupported
+from finercam_clip.images import Geometry, geometry_of
 from finercam_clip.prompts import Tokenizer
 
 BUNDLED = "aviary"
@@ -30,28 +32,47 @@ PRECISIONS = ("fp32", "fp16", "bf16")
 
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
-    """A CLIP model ready to use.
+    """A CLIP model, or a classifier, ready to use.
 
-    name, pretrained: where it came from; model: open_clip's CLIP, frozen; preprocess_cfg: open_clip's settings of its
-    preprocessing; known_tokens: bool [vocabulary], which rows of the token
-    table were ever trained, or None if all were; dtype: of the pixels that the image tower takes.
+    name, pretrained: where it came from; model: open_clip's CLIP, frozen (of a classifier: `classifiers.Classifier`);
+    preprocess_cfg: open_clip's settings of its preprocessing; known_tokens: bool [vocabulary], which rows of the token
+    table were ever trained, or None if all were; dtype: of the pixels that the image tower takes; classes: what a
+    classifier has in place of texts, None for CLIP; crop: how much of the resized image's shorter side the model's own
+    preprocessing keeps (timm's crop_pct).
     """
 
     name: str
     pretrained: str
     model: Any
     preprocess_cfg: PreprocessCfg
-    tokenizer: Tokenizer
+    tokenizer: Tokenizer | None
     known_tokens: Tensor | None
     device: torch.device
     dtype: torch.dtype = torch.float32
+    classes: Classes | None = None
+    crop: float = 1.0
 
     def preprocess(self, image: Image.Image, size: tuple[int, int] | None = None, *, squeeze: bool = False) -> Tensor:
         """An RGB image as the model's input, [3, H, W]: of its own or another size, cropped or squeezed into it."""
         cfg = self.preprocess_cfg
+        if self.crop < 1 and size in (None, _pair(cfg.size)) and not squeeze:
+            own = geometry_of((image.height, image.width), _pair(cfg.size), "shortest", self.crop)
+            image = _cropped(image, own, cfg.interpolation)
         cfg = replace(cfg, size=size or cfg.size, resize_mode="squash" if squeeze else cfg.resize_mode)
         pixels: Tensor = image_transform_v2(cfg, is_train=False)(image)
         return pixels
+
+
+def _cropped(image: Image.Image, geometry: Geometry, interpolation: str) -> Image.Image:
+    """The middle of the resized image, at the size of the model's input: resizing once, as the model's own does."""
+    height, width = geometry.resized
+    kind = Image.Resampling.BILINEAR if interpolation == "bilinear" else Image.Resampling.BICUBIC
+    (y, x), (h, w) = geometry.offset, geometry.size
+    return image.resize((width, height), kind).crop((x, y, x + w, y + h))
+
+
+def _pair(size: int | Sequence[int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
 def load_model(
@@ -67,7 +88,7 @@ def load_model(
     """
     if precision not in PRECISIONS:
         raise InputError(f"there is no precision '{precision}'; there are {', '.join(PRECISIONS)}")
-    place = _device(device)
+    place = device_named(device)
     if name is None or name == BUNDLED:
         if pretrained is not None:
             raise InputError("the bundled model has its own weights; name an architecture to go with --pretrained")
@@ -81,7 +102,7 @@ def load_model(
         check_family(name)
     if tag == "random":
         warnings.warn(f"{name} with RANDOM weights: its heatmaps mean nothing; for tests and benchmarks", stacklevel=3)
-    with _loading_errors(name or BUNDLED, tag), torch.random.fork_rng(devices=[]):
+    with loading_errors(name or BUNDLED, tag), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # "random" is the same every time
         model = open_clip.create_model(
             source,
@@ -168,7 +189,8 @@ def check_pretrained(name: str, pretrained: str | None) -> str:
     )
 
 
-def _device(device: str | None) -> torch.device:
+def device_named(device: str | None) -> torch.device:
+    """Raises InputError for a device that is not here. None: CUDA where there is one, else the CPU."""
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -191,7 +213,7 @@ def _token_table(model: nn.Module) -> Tensor | None:
 
 
 @contextmanager
-def _loading_errors(name: str, tag: str | None) -> Iterator[None]:
+def loading_errors(name: str, tag: str | None) -> Iterator[None]:
     """open_clip's own log lines held back, and its many exceptions turned into one line."""
     level = logging.root.manager.disable
     logging.disable(logging.ERROR)

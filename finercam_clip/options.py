@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from finercam_clip.errors import InputError
+
 
 @dataclass(frozen=True)
 class Options:
@@ -24,7 +26,10 @@ class Options:
     background: further contrasts, of scenery: a name in prompts/, a text file, or texts; None for none. Entries with
         words that the model does not know are left out.
     templates: ways to write a concept: a name in prompts/, a text file, or texts with "{}"; None is the text itself.
-    vocabulary: concepts to take contrasts from: a name in prompts/, a text file, or texts.
+    vocabulary: concepts to take contrasts from: a name in prompts/, a text file, a folder of folders (their names), or
+        texts; None: a classifier's classes.
+    similar_by: how contrasts=n chooses: "logits", whose scores on this image are nearest to the target's (the paper);
+        "concepts", whose own directions are, whatever the image. None: "logits" for a classifier, "concepts" for CLIP.
     """
 
     method: str = "hirescam"
@@ -37,6 +42,30 @@ class Options:
     background: str | Path | Sequence[str] | None = None
     templates: str | Path | Sequence[str] | None = None
     vocabulary: str | Path | Sequence[str] | None = None
+    similar_by: str | None = None
+
+
+SIMILAR_BY = ("logits", "concepts")
+
+# The three modes of the paper (and of its scripts): the question's arguments beside image and target.
+MODES: dict[str, dict[str, Any]] = {
+    "baseline": {"contrasts": (), "gamma": 0.0},
+    "finer-default": {"contrasts": 3, "gamma": 0.6},
+    "finer-compare": {"contrasts": 1, "gamma": 0.6},
+}
+
+
+def preset(name: str) -> dict[str, Any]:
+    """A mode of the paper as arguments: `explain(image, target, **preset("finer-default"))`.
+
+    baseline: no contrasts, the plain method; finer-default: the 3 most similar concepts; finer-compare: only the first.
+
+    Raises:
+        InputError: there is no such mode.
+    """
+    if name not in MODES:
+        raise InputError(f"there is no preset '{name}'; there are {', '.join(MODES)}")
+    return dict(MODES[name])
 
 
 # Names that `method` takes for a set of options; what else is given goes before these.

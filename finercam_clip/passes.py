@@ -13,8 +13,7 @@ from tqdm import tqdm
 from finercam_clip.attention import Attentions, attentions_of
 from finercam_clip.batches import in_batches
 from finercam_clip.errors import InputError
-from finercam_clip.families import Tokens, embedding_of, frozen, pooled_by_attention, uncompiled
-from finercam_clip.tails import unit_norm
+from finercam_clip.families import Tokens, as_scored, embedding_of, frozen, pooled_by_attention, uncompiled
 
 if TYPE_CHECKING:
     from finercam_clip.explainer import ImageEncoding
@@ -33,7 +32,7 @@ def attentions(
         return attentions_of(
             blocks if count is None else blocks[-count:],
             lambda: visual(encoding.pixels),
-            lambda x: tokens.finish(visual, x, encoding.pooling),
+            lambda x: as_scored(visual, tokens.finish(visual, x, encoding.pooling)),
             graph=graph,
         )
 
@@ -45,7 +44,7 @@ def blocks_of(encoding: ImageEncoding) -> list[Any]:
 
 def pooling_of(encoding: ImageEncoding) -> str:
     """What the embedding is made of: "token", "mean" or "attention"."""
-    return "mean" if encoding.pooling == "mean" else _tokens(encoding).pools(encoding.visual)
+    return _tokens(encoding).pools(encoding.visual) if encoding.pooling == "model" else encoding.pooling
 
 
 def patches_of(encoding: ImageEncoding, values: Tensor) -> Tensor:
@@ -101,7 +100,7 @@ def tokens_with(encoding: ImageEncoding, attended: Tensor) -> Tensor:
 def embedded_patches(encoding: ImageEncoding, tokens: Tensor) -> Tensor:
     """Tokens after the last block, [n, C], to unit-norm embeddings of the patches [N, D]."""
     embedded = _tokens(encoding).project(encoding.visual, tokens)
-    return unit_norm(patches_of(encoding, embedded.T).T)
+    return as_scored(encoding.visual, patches_of(encoding, embedded.T).T)
 
 
 @torch.no_grad()
@@ -113,7 +112,7 @@ def embed_changed(encoding: ImageEncoding, settings: Tensor, change: Callable[[T
     def embed(chunk: Tensor) -> list[Tensor]:
         pixels = change(chunk)
         if encoding.pooling == "model":
-            found = unit_norm(embedding_of(visual(pixels)))
+            found = as_scored(visual, embedding_of(visual(pixels)))
         else:
             found = torch.stack([tail.embedding for tail in family.encode(visual, pixels, encoding.pooling)])
         bar.update(len(chunk))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,10 +61,10 @@ def check_question(target: Concept, contrasts: Sequence[Concept]) -> None:
         seen.add(contrast.label.lower())
 
 
-def prompt_files() -> dict[str, Path]:
-    """The packaged templates and vocabularies, name -> file."""
+def prompt_files(kind: str = ".txt") -> dict[str, Path]:
+    """The packaged templates and vocabularies, name -> file; of the kind ".yaml" the tables of traits."""
     folder = next((folder for folder in _FOLDERS if folder.is_dir()), None)
-    return {path.stem: path for path in sorted(folder.glob("*.txt"))} if folder else {}
+    return {path.stem: path for path in sorted(folder.glob(f"*{kind}"))} if folder else {}
 
 
 def read_prompts(name: str | Path) -> list[str]:
@@ -87,8 +88,32 @@ def read_prompts(name: str | Path) -> list[str]:
 
 
 def vocabulary_of(source: str | Path | Sequence[str]) -> list[str]:
-    """A list of concepts as given, or read from the file of that name."""
-    return read_prompts(source) if isinstance(source, (str, Path)) else list(source)
+    """A list of concepts as given, or read from the file of that name, or the names of a folder's folders as words."""
+    if not isinstance(source, (str, Path)):
+        return list(source)
+    if str(source) not in prompt_files() and Path(source).is_dir():
+        return [spoken(name) for name in folder_names(source)]
+    return read_prompts(source)
+
+
+def folder_names(folder: str | Path) -> list[str]:
+    """The names of a folder's folders, as image-folder loaders take classes from them: sorted; of `train`, `test` and
+    `val` in it, those in the first that is there.
+
+    Raises:
+        InputError: there are none.
+    """
+    folder = Path(folder)
+    split = next((folder / name for name in ("train", "test", "valid", "val") if (folder / name).is_dir()), folder)
+    found = sorted(path.name for path in split.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if not found:
+        raise InputError(f"{split} holds no folders to take class names from")
+    return found
+
+
+def spoken(name: str) -> str:
+    """A class's folder name as words: "001.Black_footed_Albatross" -> "Black footed Albatross"."""
+    return " ".join(re.sub(r"^\s*\d+\s*\.", "", name).replace("_", " ").split())
 
 
 def templates_of(source: str | Path | Sequence[str] | None) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from finercam_clip.errors import InputError
+from finercam_clip.files import write_whole
 from finercam_clip.opencv import cv2
 
 Picture = NDArray[np.uint8]
@@ -86,6 +86,47 @@ def panel(tiles: Sequence[Tile]) -> Picture:
     return np.asarray(sheet)
 
 
+def sheet(tiles: Sequence[Tile], columns: int, *, side: int = 180, title: str = "") -> Picture:
+    """The tiles in rows of `columns`, each within a square of `side` pixels over its title and caption."""
+    margin, header = 12, 34 if title else 12
+    captions = [[*_wrapped(tile.title, side), *_wrapped(tile.caption, side)][:4] for tile in tiles]
+    footer = 18 * max(len(lines) for lines in captions) + 10
+    rows = -(-len(tiles) // columns)
+    columns = min(columns, len(tiles))
+    page = Image.new("RGB", (margin + columns * (side + margin), header + rows * (side + footer)), _PAPER)
+    pen = ImageDraw.Draw(page)
+    pen.text((margin, 9), title, font=_font(17), fill=_INK)
+    for i, (tile, lines) in enumerate(zip(tiles, captions, strict=True)):
+        x, y = margin + i % columns * (side + margin), header + i // columns * (side + footer)
+        page.paste(Image.fromarray(fitted(tile.image, (side, side))), (x, y))
+        if tile.marked is not None:
+            height, width = tile.image.shape[:2]
+            factor = side / max(height, width)
+            cx = x + (side - width * factor) / 2 + (tile.marked[0] + 0.5) * factor
+            cy = y + (side - height * factor) / 2 + (tile.marked[1] + 0.5) * factor
+            for radius, ink in ((7, _INK), (5.5, _PAPER)):
+                pen.ellipse((cx - radius, cy - radius, cx + radius, cy + radius), outline=ink, width=2)
+        for row, line in enumerate(lines):
+            pen.text((x, y + side + 4 + 18 * row), line, font=_font(14), fill=_INK if row == 0 else _FAINT)
+    return np.asarray(page)
+
+
+def fitted(image: Picture, shape: tuple[int, int]) -> Picture:
+    """An image as large as it fits into (H, W), centred on paper."""
+    factor = min(shape[0] / image.shape[0], shape[1] / image.shape[1])
+    h, w = (max(round(side * factor), 1) for side in image.shape[:2])
+    canvas = blank(shape)
+    y, x = (shape[0] - h) // 2, (shape[1] - w) // 2
+    method = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
+    canvas[y : y + h, x : x + w] = cv2.resize(image, (w, h), interpolation=method)
+    return canvas
+
+
+def blank(shape: tuple[int, int]) -> Picture:
+    """Paper, uint8 [H, W, 3]."""
+    return np.full((*shape, 3), 244, np.uint8)
+
+
 def shrunk(image: Picture) -> Picture:
     """A larger image at the size of a panel's tile."""
     factor = TILE / max(image.shape[:2])
@@ -105,21 +146,7 @@ def write_picture(path: str | Path, image: Picture) -> Path:
         raise InputError(
             f"{path}: a picture of {image.shape[1]} x {image.shape[0]} does not fit the format {path.suffix}"
         )
-    try:
-        handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data.tobytes())
-            umask = os.umask(0)
-            os.umask(umask)
-            Path(part).chmod(0o666 & ~umask)  # mkstemp's own 0600 would keep others from reading the picture
-            Path(part).replace(path)
-        except BaseException:
-            Path(part).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror}") from error
-    return path
+    return write_whole(path, data.tobytes())
 
 
 def check_output(path: str | Path) -> Path:

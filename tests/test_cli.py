@@ -514,8 +514,12 @@ def test_random_weights_explain_with_a_warning_and_say_that_the_map_means_nothin
         "objective": "finer",
         "pooling": "model",
         "image_size": None,
+        "layer": None,
+        "refine": None,
+        "background": None,
         "templates": None,
         "vocabulary": None,
+        "similar_by": None,
     }
 
 

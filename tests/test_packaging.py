@@ -64,7 +64,7 @@ def test_the_wheel_is_small(wheel: Path) -> None:
 
 def test_every_module_and_prompt_file_is_in_the_wheel(contents: set[str]) -> None:
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "finercam_clip").rglob("*.py")}
-    prompts = {f"finercam_clip/prompt_files/{path.name}" for path in (ROOT / "prompts").glob("*.txt")}
+    prompts = {f"finercam_clip/prompt_files/{path.name}" for path in (ROOT / "prompts").glob("*.*")}
     assert len(prompts) >= 6
     assert modules | prompts <= contents
 

@@ -1,0 +1,43 @@
+"""Files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from finercam_clip.errors import InputError
+
+PART = ".part"  # the ending of a file that is being written; it begins with a dot
+
+
+def write_whole(path: Path, data: bytes) -> Path:
+    """Writes beside the final place and renames: a reader never sees half a file.
+
+    Raises:
+        InputError: the place cannot be written to.
+    """
+    try:
+        handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.", suffix=PART)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+            umask = os.umask(0)
+            os.umask(umask)
+            Path(part).chmod(0o666 & ~umask)  # mkstemp's own 0600 would keep others from reading it
+            Path(part).replace(path)
+        except BaseException:
+            Path(part).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror}") from error
+    return path
+
+
+def make_folder(path: Path) -> Path:
+    """The folder, made if it is not there. Raises InputError where it cannot be."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"the folder {path} cannot be made: {error.strerror}") from error
+    return path

@@ -1,0 +1,164 @@
+"""A table of traits: images by concepts, each image encoded once."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from finercam_clip import render
+from finercam_clip.datasets import DataSet
+from finercam_clip.errors import InputError
+from finercam_clip.explainer import Explainer, spelt_out
+from finercam_clip.explanation import Box
+from finercam_clip.images import read_image
+from finercam_clip.options import Options
+from finercam_clip.prompts import Text, prompt_files, read_prompts
+
+PICTURED = 12  # images in the grid picture: more would not be looked at
+
+
+@dataclass(frozen=True)
+class Trait:
+    """A column: a name, and the question it stands for."""
+
+    name: str
+    target: Text
+    contrasts: tuple[Text, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """One trait of one image. score: the target's similarity; probability: among target and contrasts, or None;
+    peak, box: of the heatmap in pixels of the image, None where nothing speaks for the trait; tile: uint8."""
+
+    score: float
+    probability: float | None
+    peak: tuple[int, int] | None
+    box: Box | None
+    tile: NDArray[np.uint8] | None
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """rows: image name -> a cell a trait; unreadable: name -> why."""
+
+    traits: tuple[Trait, ...]
+    rows: dict[str, list[Cell]]
+    unreadable: dict[str, str]
+
+
+def read_traits(source: str | Path) -> tuple[Trait, ...]:
+    """Traits from a packaged file (its name) or the user's own: a YAML mapping, name -> text, texts, or target and
+    contrasts; or a text file, one a line.
+
+    Raises:
+        InputError: no such file, or it does not hold traits.
+    """
+    path = prompt_files(".yaml").get(str(source)) or Path(source)
+    if path.suffix.lower() not in (".yaml", ".yml"):
+        return tuple(Trait(text, text) for text in read_prompts(source))
+    try:
+        held = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"{path} cannot be read as YAML: {error}") from error
+    if isinstance(held, list):
+        held = {str(text): text for text in held}
+    if not isinstance(held, dict) or not held:
+        raise InputError(f"{path} holds no traits: a line each, 'red crown: a bird with a red crown'")
+    return tuple(_trait(str(name), value, path) for name, value in held.items())
+
+
+def _trait(name: str, value: object, path: Path) -> Trait:
+    if isinstance(value, dict):
+        unknown = set(value) - {"target", "contrasts"}
+        contrasts = value.get("contrasts") or []
+        contrasts = [contrasts] if isinstance(contrasts, str) else contrasts
+        if not unknown and _is_text(value.get("target")) and all(_is_text(one) for one in contrasts):
+            return Trait(name, value["target"], tuple(contrasts))
+    elif _is_text(value):
+        return Trait(name, value)  # type: ignore[arg-type]
+    raise InputError(f"{path}: the trait '{name}' is a text, or 'target' with 'contrasts' (texts), not {value!r:.80}")
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) or (
+        isinstance(value, list) and bool(value) and all(isinstance(one, str) for one in value)
+    )
+
+
+def trait_table(
+    explainer: Explainer,
+    dataset: DataSet,
+    traits: Sequence[Trait],
+    *,
+    options: Options | None = None,
+    progress: Callable[[str], None] = lambda line: None,
+) -> Table:
+    """Every trait of every image: texts are embedded once, each image is encoded once.
+
+    Raises:
+        InputError: a trait's text cannot be used by the model. Images that cannot be read are listed in the table.
+    """
+    options = spelt_out({}, options or Options())
+    questions = [explainer._embedded_question(trait.target, list(trait.contrasts), options) for trait in traits]
+    rows: dict[str, list[Cell]] = {}
+    unreadable: dict[str, str] = {}
+    for i, item in enumerate(dataset.items):
+        progress(f"image {i + 1:,} of {len(dataset.items):,}")
+        try:
+            image = read_image(item.path)
+        except InputError as error:
+            unreadable[item.name] = str(error)
+            continue
+        encoding = explainer.encode(image, pooling=options.pooling, image_size=options.image_size)
+        cells = []
+        for question in questions:
+            found = encoding._answer(question, options)
+            boxes = found.boxes()
+            cells.append(
+                Cell(
+                    found.similarities[found.target],
+                    found.probabilities[found.target] if found.contrasts or found.score == "logit" else None,
+                    found.peak,
+                    boxes[0] if boxes else None,
+                    render.shrunk(found.overlay()) if len(rows) < PICTURED else None,
+                )
+            )
+        rows[item.name] = cells
+    return Table(tuple(traits), rows, unreadable)
+
+
+def to_csv(table: Table) -> str:
+    """A row an image; for each trait its score, p, peak ("x y") and box ("x0 y0 x1 y1"), empty where there is none."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    parts = ("score", "p", "peak", "box")
+    writer.writerow(["image", *(f"{trait.name} {part}" for trait in table.traits for part in parts)])
+    for name, cells in table.rows.items():
+        row: list[str] = [name]
+        for cell in cells:
+            row += [f"{cell.score:.4f}", "" if cell.probability is None else f"{cell.probability:.4f}"]
+            row += ["" if cell.peak is None else " ".join(str(v) for v in cell.peak)]
+            row += ["" if cell.box is None else " ".join(str(v) for v in cell.box[:4])]
+        writer.writerow(row)
+    return buffer.getvalue()
+
+
+def picture(table: Table) -> NDArray[np.uint8]:
+    """The first images' heatmaps, a row an image and a column a trait: uint8 [h, w, 3]."""
+    tiles = []
+    for name, cells in list(table.rows.items())[:PICTURED]:
+        for trait, cell in zip(table.traits, cells, strict=True):
+            score = f"{cell.score:.2f}" if cell.probability is None else f"{cell.score:.2f}, p {cell.probability:.2f}"
+            if cell.tile is not None:
+                tiles.append(render.Tile(cell.tile, trait.name, f"{score}\n{name.split('/')[-1]}"))
+    more = len(table.rows) - PICTURED
+    title = f"the first {PICTURED} of {len(table.rows)} images" if more > 0 else f"{len(table.rows)} images"
+    return render.sheet(tiles, len(table.traits), title=title)
