@@ -22,7 +22,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,8 +38,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader, Dataset
 
 from finercam_clip.aviary import world
+from finercam_clip.options import Options
 
 CONFIG = Path(__file__).parent / "weights" / "open_clip_config.json"
+GAMMA = Options.gamma
+EVIDENCE_SCALE = 4.0  # a patch holds a quarter of what the whole picture has to say, if few patches are to hold it all
 HELD_OUT_LOG_SEED = 900_000_000  # for the figures in the log; other held-out seeds stay unseen by anybody
 
 
@@ -48,8 +51,9 @@ class Stage:
     """A part of the curriculum: `steps` on pictures of `size` pixels, the learning rate falling linearly.
 
     borrowed: the last block's class token is another picture's; local: the share of steps that see local attention;
-    see `encode_images`. hard: slots weigh as much as they are unsolved, see `trait_loss`. captions: the weight of the
-    caption loss; that of the trait loss is 1. pairs: the share of pictures with two birds.
+    see `look`. hard: slots weigh as much as they are unsolved, see `trait_loss`. captions: the weight of the caption
+    loss; that of the trait loss is 1. pairs: the share of pictures with two birds. evidence: the weight of the two
+    losses on what single patches say, `peak_loss` and `agreement_loss`.
     """
 
     size: int
@@ -60,6 +64,7 @@ class Stage:
     hard: bool = True
     captions: float = 0.25
     pairs: float = 0.0
+    evidence: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -71,11 +76,12 @@ class Recipe:
         Stage(64, 1500, (6e-4, 5e-4)),
         Stage(96, 2000, (5e-4, 3e-4), local=0.7, captions=0.5, pairs=0.1),
         Stage(128, 1000, (4e-4, 0.0), local=0.5, captions=1.0, pairs=0.1),
+        Stage(128, 2100, (5e-4, 0.0), local=0.5, captions=1.0, pairs=0.1, evidence=1.0),
     )
     batch: int = 64
     weight_decay: float = 0.02
     warmup: int = 400
-    checkpoint_every: int = 500
+    checkpoint_every: int = 250
 
 
 class Pictures(Dataset[tuple[Tensor, Tensor]]):
@@ -112,8 +118,25 @@ def build_model(size: int) -> open_clip.CLIP:
     return open_clip.CLIP(**config, init_logit_scale=math.log(25.0))
 
 
-def encode_images(model: open_clip.CLIP, pixels: Tensor, *, borrowed: bool, local: bool) -> Tensor:
-    """The normalised image embedding, by a path that can keep what is known about a place at that place.
+@dataclass(frozen=True, eq=False)
+class Look:
+    """What the model makes of a batch of pictures. embeddings: unit norm, [B, D]; patches: [B, N, C], and pull_back,
+    directions [K, B, D] -> [K, B, C]: their product is what each patch adds to a similarity (HiResCAM at the last
+    block, as `tails.ClassTokenTail.gate_features` has it, but with its own gradient)."""
+
+    embeddings: Tensor
+    patches: Tensor
+    pull_back: Callable[[Tensor], Tensor]
+
+    def evidence(self, directions: Tensor) -> Tensor:
+        """What each patch says for directions [K, D] or, one a picture, [K, B, D]: [B, K, N]."""
+        if directions.ndim == 2:
+            directions = directions[:, None].expand(-1, len(self.embeddings), -1)
+        return torch.einsum("kbc,bnc->bkn", self.pull_back(directions), self.patches)
+
+
+def look(model: open_clip.CLIP, pixels: Tensor, *, borrowed: bool, local: bool) -> Look:
+    """The image tower, by a path that can keep what is known about a place at that place.
 
     borrowed: in the last block each class token is another picture's, so the embedding can hold nothing of this one but
     what that token reads off the patches there, which is what a map at that block explains. local: in the blocks
@@ -126,8 +149,29 @@ def encode_images(model: open_clip.CLIP, pixels: Tensor, *, borrowed: bool, loca
     mask = local_attention(visual.grid_size).to(x) if local else None
     for block in blocks:
         x = block(x, attn_mask=mask)
-    x = last(torch.cat([x[:, :1].roll(1, 0), x[:, 1:]], 1) if borrowed else x)
-    return F.normalize(visual._pool(x)[0] @ visual.proj, dim=-1)
+    if borrowed:
+        x = torch.cat([x[:, :1].roll(1, 0), x[:, 1:]], 1)
+    # Of the last block only the class token's row is ever read; in float32, since its slopes are trained as well.
+    with torch.autocast(x.device.type, enabled=False):
+        x = x.float()
+        tokens, heads = last.ln_1(x), last.attn.num_heads
+        projected = F.linear(tokens, last.attn.in_proj_weight, last.attn.in_proj_bias)
+        query, keys, values = (part.unflatten(-1, (heads, -1)) for part in projected.chunk(3, -1))
+        scores = torch.einsum("bhc,bnhc->bnh", query[:, 0] * query.shape[-1] ** -0.5, keys)
+        weights = scores.softmax(1)[..., None]
+        attended = (weights * values).sum(1, keepdim=True)
+        width = tokens.shape[-1]
+        key_bias, value_bias = (part.view(heads, -1) for part in last.attn.in_proj_bias[width:].chunk(2))
+        match = torch.einsum("bhc,bnhc->bnh", query[:, 0] * query.shape[-1] ** -0.5, keys - key_bias)
+        patches = weights * (values - value_bias + match[..., None] * (values - attended))
+
+        def rest(o: Tensor) -> Tensor:
+            y = x[:, 0] + last.attn.out_proj(o)
+            y = y + last.mlp(last.ln_2(y))
+            return F.normalize(visual.ln_post(y) @ visual.proj, dim=-1)
+
+        embeddings, pull_back = torch.func.vjp(rest, attended[:, 0].flatten(1))
+    return Look(embeddings, patches[:, 1:].flatten(2), torch.func.vmap(lambda d: pull_back(d)[0]))
 
 
 def local_attention(grid: tuple[int, int]) -> Tensor:
@@ -178,12 +222,40 @@ def caption_loss(similarities: Tensor, true: Tensor) -> Tensor:
     return (from_images + from_texts) / 2
 
 
-def draw_captions(values: Tensor, rng: np.random.Generator) -> tuple[list[str], Tensor]:
-    """Captions [2B] for a batch (see `caption_loss`) and which are true of a bird of which image, bool [B, 2B].
+def peak_loss(evidence: Tensor, values: Tensor) -> Tensor:
+    """`trait_loss` of what the patches say each by itself instead of all together, mean over slots, in units of chance.
+
+    evidence: scaled, [B, all traits, N]. A trait's score is the soft maximum over patches of its lead over the mean of
+    its slot (multiple-instance learning: some patch, the loss does not know which, must tell on its own). So that
+    evidence gathers in few patches and the best patch of a small or faint part says as much as that of a large one.
+    """
+    losses, start = [], 0
+    for column, options in enumerate(world.SLOTS.values()):
+        lead = evidence[:, start : start + len(options)]
+        scores = (lead - lead.mean(1, keepdim=True)).logsumexp(2)
+        losses.append(-scores.log_softmax(-1).gather(1, values[:, :, column]).mean() / math.log(len(options)))
+        start += len(options)
+    return torch.stack(losses).mean()
+
+
+def agreement_loss(whole: Tensor, part: Tensor) -> Tensor:
+    """Cross-entropy between where the difference of two captions is seen and where the one trait that differs is.
+
+    whole: scaled evidence for a caption against the caption with one trait changed, [B, N]; part: for that trait alone
+    against its change; it is what the first is measured by, and gets no gradient.
+    """
+    return -(part.detach().softmax(-1) * whole.log_softmax(-1)).sum(-1).mean()
+
+
+def draw_captions(values: Tensor, rng: np.random.Generator) -> tuple[list[str], Tensor, Tensor]:
+    """Captions [2B] for a batch (see `caption_loss`), which are true of a bird of which image, bool [B, 2B], and the
+    trait that was changed, before and after: indices in world.TRAITS, [2, B].
 
     values: [B, 2 birds, slots]; the captions are about the first bird.
     """
     names, options = list(world.SLOTS), list(world.SLOTS.values())
+    starts = np.cumsum([0, *map(len, options)])
+    swaps = np.zeros((2, len(values)), int)
     texts: list[str] = []
     changed_texts: list[str] = []
     claims = np.full((2 * len(values), len(names)), -1)
@@ -197,13 +269,14 @@ def draw_captions(values: Tensor, rng: np.random.Generator) -> tuple[list[str], 
             claims[len(values) + i, changed] = other
             if not world.is_unseen(tuple((names[s], options[s][claims[len(values) + i, s]]) for s in slots)):
                 break
+        swaps[:, i] = starts[changed] + claims[[i, len(values) + i], changed]
         state = rng.integers(1 << 32)  # both captions in the same words
         for claim, into in ((claims[i], texts), (claims[len(values) + i], changed_texts)):
             traits = tuple((names[s], options[s][claim[s]]) for s in slots)
             into.append(world.describe(traits, np.random.default_rng(state)))
     claimed = torch.from_numpy(claims)[None, None]
     true = ((claimed == values[:, :, None]) | (claimed < 0)).all(-1).any(1)
-    return texts + changed_texts, true
+    return texts + changed_texts, true, torch.from_numpy(swaps)
 
 
 def train(recipe: Recipe, output: Path, *, device: str, log: Path) -> None:
@@ -237,24 +310,31 @@ def train(recipe: Recipe, output: Path, *, device: str, log: Path) -> None:
             rng = np.random.default_rng((world.TRAINING_SEEDS, step))
             for group in optimizer.param_groups:
                 group["lr"] = _learning_rate(stage, stop - step) * min(1.0, (step + 1) / recipe.warmup)
-            captions, true = draw_captions(values, rng) if stage.captions else ([], values.new_empty(0))
+            captions, true, swaps = draw_captions(values, rng) if stage.captions else ([], values, values)
             texts = [world.describe((trait,), rng) for trait in world.TRAITS] + captions
             tokens = tokenizer(texts)
             seen[tokens.unique()] = True
             # The plain attention kernel: on CPU twice as fast as the fused one for these short rows.
             with torch.autocast(device, torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
-                images = encode_images(
-                    model, pixels.to(device), borrowed=stage.borrowed, local=rng.random() < stage.local
-                )
-                embeddings = encode_texts(model, tokens.to(device))
+                seen_as = look(model, pixels.to(device), borrowed=stage.borrowed, local=rng.random() < stage.local)
+                embeddings = encode_texts(model, tokens.to(device)).float()
             scale = model.logit_scale.exp().clamp(max=100)
-            similarities = scale * images.float() @ embeddings.float().T
+            similarities = scale * seen_as.embeddings @ embeddings.T
             traits = trait_loss(similarities[:, : len(world.TRAITS)], values.to(device), hard=stage.hard)
             loss = traits
             parts = {"traits": traits}
             if captions:
                 parts["captions"] = caption_loss(similarities[:, len(world.TRAITS) :], true.to(device))
                 loss = traits + stage.captions * parts["captions"]
+            if stage.evidence:
+                single = embeddings[: len(world.TRAITS)]
+                parts["peaks"] = peak_loss(EVIDENCE_SCALE * scale * seen_as.evidence(single), values.to(device))
+                before, after = single[swaps]
+                pairs = embeddings[len(world.TRAITS) :].unflatten(0, (2, -1))
+                asked = torch.stack([pairs[0] - GAMMA * pairs[1], before - GAMMA * after])
+                whole, part = (EVIDENCE_SCALE * scale * seen_as.evidence(asked)).unbind(1)
+                parts["agreement"] = agreement_loss(whole, part)
+                loss = loss + stage.evidence * (parts["peaks"] + parts["agreement"])
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -304,7 +304,7 @@ def _paint_bird(
     if bird["tail shape"] == "forked":
         x = tip - 1.0
         tail = np.array([(-0.36, -0.10), (-0.36, 0.26), (x, droop + spread + 0.08), (x + 0.05, droop + spread - 0.06),
-                         (x + 0.36, droop), (x + 0.05, droop - spread + 0.06), (x, droop - spread - 0.08)])  # fmt: skip
+                         (x + 0.30, droop), (x + 0.05, droop - spread + 0.06), (x, droop - spread - 0.08)])  # fmt: skip
     else:
         x, narrow = (tip - 0.76, 1.15) if bird["tail shape"] == "short" else (tip - 1.10, 0.75)
         spread *= narrow
@@ -340,10 +340,10 @@ def _paint_bird(
 
     shape = bird["beak shape"]
     if shape == "hooked":
-        bill = [(0.33, -0.14), (0.50, -0.06), (0.56, 0.08), (0.53, 0.27), (0.47, 0.13), (0.38, 0.12), (0.30, 0.17)]
+        bill = [(0.33, -0.16), (0.50, -0.08), (0.57, 0.08), (0.54, 0.29), (0.46, 0.16), (0.38, 0.15), (0.30, 0.19)]
     else:
         length = 0.70 if shape == "long" else 0.46
-        bill = [(0.32, -0.13), (length, 0.09), (0.32, 0.17)]
+        bill = [(0.32, -0.16), (length, 0.08), (0.32, 0.19)]
     paint("beak", np.add([(0.16, -0.15), *bill, (0.16, 0.17)], (head_x, head_y)))
     head = _ellipse(head_x, head_y, 0.28, 0.26)
     paint("body", head[head[:, 1] < head_y + 0.18])
@@ -352,9 +352,9 @@ def _paint_bird(
                     (head_x, head_y - 0.10))  # fmt: skip
     paint("crown", crown)
     eye_x, eye_y = head_x + 0.01, head_y + 0.045
-    paint("eye ring", _ellipse(eye_x, eye_y, 0.135, 0.135))
-    paint("eye", _ellipse(eye_x, eye_y, 0.045, 0.045))
-    paint("glint", _ellipse(eye_x + 0.014, eye_y - 0.014, 0.016, 0.016))
+    paint("eye ring", _ellipse(eye_x, eye_y, 0.145, 0.145))
+    paint("eye", _ellipse(eye_x, eye_y, 0.032, 0.032))
+    paint("glint", _ellipse(eye_x + 0.010, eye_y - 0.010, 0.012, 0.012))
 
     for part, box in {"breast": (0.06, -0.06, 0.72, 0.60), "wing": (-0.72, -0.06, 0.30, 0.50)}.items():
         marks = _marks(labels, bird[f"{part} pattern"], box, pose, rng)
