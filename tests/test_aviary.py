@@ -110,7 +110,7 @@ def test_training_never_sees_a_held_out_combination_in_picture_or_text() -> None
         assert not world.is_unseen(traits)
     seen = []
     for seed in range(20):
-        texts, _ = train.draw_captions(values, np.random.default_rng(seed))
+        texts, _, _ = train.draw_captions(values, np.random.default_rng(seed))
         seen += [text for text in texts if "crown" in text and "breast" in text]
     assert len(seen) > 20
     unseen = [
@@ -130,11 +130,45 @@ def test_captions_say_what_is_true_of_which_picture() -> None:
         [torch.stack([_values(_bird(seed)), _values(_bird(seed + seed % 2 * 50))]) for seed in range(8)]
     )
     for seed in range(10):
-        texts, true = train.draw_captions(values, np.random.default_rng(seed))
+        texts, true, swaps = train.draw_captions(values, np.random.default_rng(seed))
         assert len(texts) == 16
         assert true.shape == (8, 16)
         assert bool(true.diagonal().all())  # a picture's own caption is true of its first bird
         assert not bool(true[:, 8:].diagonal().any())  # with one trait changed it is true of neither
+        for i, (before, after) in enumerate(swaps.T.tolist()):
+            (slot, own), (same, other) = world.TRAITS[before], world.TRAITS[after]
+            assert slot == same
+            assert own == _bird(i)[slot] != other
+
+
+def test_what_single_patches_say_in_training_is_the_map_of_hirescam(bundled: Explainer) -> None:
+    encoding = bundled.encode(world.draw(_bird(3), 3, size=128).image)
+    seen = train.look(bundled.loaded.model, encoding.pixels, borrowed=False, local=False)
+    directions = torch.randn(5, 256, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(seen.embeddings[0], encoding.tail.embedding, rtol=1e-4, atol=1e-5)
+    found = seen.evidence(directions)[0].numpy().reshape(5, *encoding.grid)
+    expected = encoding.maps(directions, "hirescam")
+    assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
+
+
+def test_the_best_patch_alone_must_tell_every_trait() -> None:
+    """Zero once some patch, any one, leads for the true value; no less for evidence spread over all patches."""
+    values = torch.stack([_values(_bird(seed)) for seed in (1, 2)])[:, None].expand(-1, 2, -1)
+    starts = np.cumsum([0, *(len(options) for options in world.SLOTS.values())])[:-1]
+    peaked, spread = torch.zeros(2, 2, len(world.TRAITS), 64)
+    for i, row in enumerate(values[:, 0] + torch.from_numpy(starts)):
+        for j, trait in enumerate(row):
+            peaked[i, trait, (7 * i + j) % 64] = 64.0
+            spread[i, trait] = 1.0
+    assert float(train.peak_loss(peaked, values)) < 1e-3
+    assert float(train.peak_loss(spread, values)) > 0.3
+
+
+def test_agreement_is_least_where_both_are_seen_at_the_same_patch() -> None:
+    part = torch.eye(4)[:2] * 20
+    own = train.agreement_loss(part, part)
+    assert own < train.agreement_loss(part.roll(1, 1), part)
+    assert own < train.agreement_loss(torch.zeros_like(part), part)
 
 
 def test_caption_loss_leaves_out_true_captions_of_others() -> None:

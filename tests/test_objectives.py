@@ -12,11 +12,12 @@ from torch import Tensor
 from finercam_clip import InputError
 from finercam_clip.objectives import (
     OBJECTIVES,
-    directions,
+    combined,
     finer,
     finer_softmax,
     finer_softmax_upstream,
     objective_named,
+    slopes,
 )
 
 SCALE = 50.0
@@ -32,7 +33,8 @@ TARGETS, CONTRASTS, IMAGE = _unit(4, 0), _unit(3, 1), _unit(1, 2)[0]
 
 
 def _ask(name: str, gamma: float, targets: Tensor = TARGETS, contrasts: Tensor = CONTRASTS) -> Tensor:
-    return directions(OBJECTIVES[name], targets, contrasts, IMAGE, scale=SCALE, gamma=gamma)
+    weights = slopes(OBJECTIVES[name], targets, contrasts, IMAGE, scale=SCALE, gamma=gamma)
+    return SCALE * combined(weights, targets, contrasts)
 
 
 def _slopes(objective: object, s: Tensor, gamma: float = 1.0) -> Tensor:

@@ -1,15 +1,18 @@
 """Trains the bundled model on the aviary: `python -m finercam_clip.aviary.train --output weights`.
 
 A small CLIP (open_clip's own ViT and text tower) learns from pictures and texts alone. Every step it sees a batch of
-birds that no evaluation draws, and answers two kinds of question about each picture:
+birds that no evaluation draws, and answers questions about each picture:
 
 * *traits*: every trait of the world, phrased at random, is a text; in each slot the true one must win. This is
   zero-shot classification turned into a loss, and what makes a small model learn quickly.
 * *captions*: InfoNCE between pictures and captions of one to four traits, with the same caption with one trait changed
   as a hard negative. A caption of another bird that happens to be true of this one is no negative.
+* *peaks* and *agreement*, in the last stages, of what single patches say for a text (the model's own slopes, the same
+  that HiResCAM multiplies): the best patch alone must tell each trait, and the difference of two captions must be seen
+  where the one trait that differs is seen when it is asked about by itself.
 
 Labels are per image: which traits a bird has, never where they are. Part masks are not drawn in training at all.
-Two things keep what is known about a place at that place, as far as a ViT can (see `encode_images`): most steps see
+Two things keep what is known about a place at that place, as far as a ViT can (see `look`): most steps see
 local attention only, and the class token of the last block is another picture's.
 Coarse to fine: small pictures first, then the final size with interpolated position embeddings.
 The run writes a checkpoint every few minutes and goes on from it; batch n is a function of n, so resuming is exact.
@@ -156,7 +159,7 @@ def look(model: open_clip.CLIP, pixels: Tensor, *, borrowed: bool, local: bool) 
         x = x.float()
         tokens, heads = last.ln_1(x), last.attn.num_heads
         projected = F.linear(tokens, last.attn.in_proj_weight, last.attn.in_proj_bias)
-        query, keys, values = (part.unflatten(-1, (heads, -1)) for part in projected.chunk(3, -1))
+        query, keys, values = (part.view(*part.shape[:2], heads, -1) for part in projected.chunk(3, -1))
         scores = torch.einsum("bhc,bnhc->bnh", query[:, 0] * query.shape[-1] ** -0.5, keys)
         weights = scores.softmax(1)[..., None]
         attended = (weights * values).sum(1, keepdim=True)
@@ -170,7 +173,7 @@ def look(model: open_clip.CLIP, pixels: Tensor, *, borrowed: bool, local: bool) 
             y = y + last.mlp(last.ln_2(y))
             return F.normalize(visual.ln_post(y) @ visual.proj, dim=-1)
 
-        embeddings, pull_back = torch.func.vjp(rest, attended[:, 0].flatten(1))
+        embeddings, pull_back, *_ = torch.func.vjp(rest, attended[:, 0].flatten(1))
     return Look(embeddings, patches[:, 1:].flatten(2), torch.func.vmap(lambda d: pull_back(d)[0]))
 
 
@@ -330,7 +333,7 @@ def train(recipe: Recipe, output: Path, *, device: str, log: Path) -> None:
                 single = embeddings[: len(world.TRAITS)]
                 parts["peaks"] = peak_loss(EVIDENCE_SCALE * scale * seen_as.evidence(single), values.to(device))
                 before, after = single[swaps]
-                pairs = embeddings[len(world.TRAITS) :].unflatten(0, (2, -1))
+                pairs = embeddings[len(world.TRAITS) :].view(2, len(values), -1)
                 asked = torch.stack([pairs[0] - GAMMA * pairs[1], before - GAMMA * after])
                 whole, part = (EVIDENCE_SCALE * scale * seen_as.evidence(asked)).unbind(1)
                 parts["agreement"] = agreement_loss(whole, part)
