@@ -53,7 +53,7 @@ def test_the_grad_cam_package_gives_the_same_map(method: str, name: str, request
     kinds = {"xgradcam": "XGradCAM", "hirescam": "HiResCAM", "layercam": "LayerCAM"}
     kinds |= {"gradcam": "GradCAM", "eigencam": "EigenCAM", "scorecam": "ScoreCAM"}
     explainer: Explainer = request.getfixturevalue(name)
-    encoding = explainer.encode(data.chelsea())
+    encoding = explainer.encode(data.astronaut())
     ours = encoding.explain(TEXTS[0], method=method).grid
     theirs = _package(
         explainer, encoding, encoding.pixels, explainer.embed(TEXTS), _plain(getattr(package, kinds[method]))
