@@ -39,13 +39,16 @@ class Row:
     memory_ratio: float
 
 
-def bench(explainer: Explainer, *, runs: int = 7, progress: Callable[[str], None] = lambda line: None) -> list[Row]:
-    """Measures one image of random pixels; texts are embedded beforehand. Each of `runs` rounds runs everything."""
-    subject = _subject(explainer)
+def bench(
+    explainer: Explainer, *, runs: int = 7, batch: int = 1, progress: Callable[[str], None] = lambda line: None
+) -> list[Row]:
+    """Measures `batch` images of random pixels at a time, every question asked about each of them; texts are embedded
+    beforehand. Each of `runs` rounds runs everything."""
+    subject = _subject(explainer, batch)
     candidates: dict[str, Callable[[], None]] = {"encode_image": subject.bare}
     for n in QUESTIONS:
         candidates[f"finercam_clip, {n:,} question{'s' if n > 1 else ''}"] = subject.asked(n)
-    if find_spec("pytorch_grad_cam"):
+    if batch == 1 and find_spec("pytorch_grad_cam"):
         visual = explainer.loaded.model.visual
         for n in QUESTIONS[:2]:
             name = f"grad-cam FinerCAM, {n} question{'s' if n > 1 else ''}"
@@ -76,10 +79,11 @@ def bench_methods(
 
 @dataclass(frozen=True, eq=False)
 class _Subject:
-    """What is measured: an image, as a picture and as pixels, and unit-norm texts [1001, D]."""
+    """What is measured: images, as pictures and as pixels [B, 3, H, W], the first one encoded, and unit-norm texts
+    [1001, D]."""
 
     explainer: Explainer
-    picture: NDArray[np.uint8]
+    pictures: list[NDArray[np.uint8]]
     pixels: Tensor
     encoding: ImageEncoding
     texts: Tensor
@@ -90,19 +94,21 @@ class _Subject:
 
     def asked(self, questions: int, **changes: Any) -> Callable[[], None]:
         def run() -> None:
-            self.explainer.encode(self.picture).heatmaps(self.texts[:questions], self.texts[-1:], **changes)
+            for encoding in self.explainer.encode(self.pictures):
+                encoding.heatmaps(self.texts[:questions], self.texts[-1:], **changes)
 
         return run
 
 
-def _subject(explainer: Explainer) -> _Subject:
+def _subject(explainer: Explainer, batch: int = 1) -> _Subject:
     loaded = explainer.loaded
-    picture = np.random.default_rng(0).integers(0, 256, (*explainer.own_size, 3)).astype(np.uint8)
-    pixels = loaded.preprocess(Image.fromarray(picture))[None].to(loaded.device, loaded.dtype)
-    encoding = explainer.encode(picture)
+    pictures = list(np.random.default_rng(0).integers(0, 256, (batch, *explainer.own_size, 3)).astype(np.uint8))
+    pixels = torch.stack([loaded.preprocess(Image.fromarray(picture)) for picture in pictures])
+    pixels = pixels.to(loaded.device, loaded.dtype)
+    encoding = explainer.encode(pictures[0])
     shape = max(QUESTIONS) + 1, len(encoding.tail.embedding)
     texts = unit_norm(torch.randn(shape, generator=torch.Generator().manual_seed(0))).to(loaded.device)
-    return _Subject(explainer, picture, pixels, encoding, texts)
+    return _Subject(explainer, pictures, pixels, encoding, texts)
 
 
 def _measured(

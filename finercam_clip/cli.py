@@ -96,6 +96,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     bench = commands.add_parser("bench", help="time and memory of 1, 32 and 1,000 questions beside a bare forward pass")
     bench.add_argument("--runs", type=int, default=7, help="rounds to take the median of (%(default)s)")
+    bench.add_argument("--batch", type=int, default=1, help="images at a time (%(default)s)")
     bench.add_argument("--methods", action="store_true", help="every method instead, beside a bare forward pass")
     bench.add_argument("--json", action="store_true", help="print as JSON")
     _add_model_arguments(bench)
@@ -367,8 +368,12 @@ def _bench(arguments: argparse.Namespace) -> None:
 
     if arguments.runs < 1:
         raise InputError(f"--runs is a number from 1 up, not {arguments.runs}")
-    measure = bench_methods if arguments.methods else bench
-    rows = measure(_load(arguments), runs=arguments.runs, progress=_say)
+    if arguments.batch < 1 or (arguments.methods and arguments.batch > 1):
+        raise InputError(f"--batch is a number from 1 up, and 1 with --methods, not {arguments.batch}")
+    if arguments.methods:
+        rows = bench_methods(_load(arguments), runs=arguments.runs, progress=_say)
+    else:
+        rows = bench(_load(arguments), runs=arguments.runs, batch=arguments.batch, progress=_say)
     _say("")
     print(json.dumps([vars(row) for row in rows]) if arguments.json else format_table(rows))
 

@@ -25,6 +25,13 @@ def test_every_row_is_measured(tiny: Explainer) -> None:
     assert format_table(rows).count("\n") == len(rows) + 1
 
 
+def test_images_in_batches_are_measured_beside_a_forward_pass_of_the_same_batch(tiny: Explainer) -> None:
+    one, three = bench(tiny, runs=1), bench(tiny, runs=1, batch=3)
+    assert [row.name for row in three] == [row.name for row in one if "grad-cam" not in row.name]
+    assert three[0].memory > 2 * one[0].memory
+    assert three[1].memory > 2 * one[1].memory
+
+
 def test_every_method_that_works_on_the_model_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("finercam_clip.methods.perturbation.RISE_MASKS", 20)
     rows = bench_methods(tiny_explainer(pool_type="avg"), runs=1)
