@@ -107,7 +107,8 @@ def sheet(tiles: Sequence[Tile], columns: int, *, side: int = 180, title: str = 
             for radius, ink in ((7, _INK), (5.5, _PAPER)):
                 pen.ellipse((cx - radius, cy - radius, cx + radius, cy + radius), outline=ink, width=2)
         for row, line in enumerate(lines):
-            pen.text((x, y + side + 4 + 18 * row), line, font=_font(14), fill=_INK if row == 0 else _FAINT)
+            ink = _INK if row == 0 else _WARNING if tile.warning else _FAINT
+            pen.text((x, y + side + 4 + 18 * row), line, font=_font(14), fill=ink)
     return np.asarray(page)
 
 

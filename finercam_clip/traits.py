@@ -36,21 +36,24 @@ class Trait:
 @dataclass(frozen=True, eq=False)
 class Cell:
     """One trait of one image. score: the target's similarity; probability: among target and contrasts, or None;
-    peak, box: of the heatmap in pixels of the image, None where nothing speaks for the trait; tile: uint8."""
+    peak, box: of the heatmap in pixels of the image, None where nothing speaks for the trait; doubtful: the trait is
+    probably not there (`Explanation.caution`); tile: the heatmap, uint8 [h, w, 3], of the images that are pictured."""
 
     score: float
     probability: float | None
     peak: tuple[int, int] | None
     box: Box | None
+    doubtful: bool
     tile: NDArray[np.uint8] | None
 
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """rows: image name -> a cell a trait; unreadable: name -> why."""
+    """rows: image name -> a cell a trait; images: name -> uint8 [h, w, 3], of the first; unreadable: name -> why."""
 
     traits: tuple[Trait, ...]
     rows: dict[str, list[Cell]]
+    images: dict[str, NDArray[np.uint8]]
     unreadable: dict[str, str]
 
 
@@ -109,6 +112,7 @@ def trait_table(
     options = spelt_out({}, options or Options())
     questions = [explainer._embedded_question(trait.target, list(trait.contrasts), options) for trait in traits]
     rows: dict[str, list[Cell]] = {}
+    images: dict[str, NDArray[np.uint8]] = {}
     unreadable: dict[str, str] = {}
     for i, item in enumerate(dataset.items):
         progress(f"image {i + 1:,} of {len(dataset.items):,}")
@@ -118,6 +122,9 @@ def trait_table(
             unreadable[item.name] = str(error)
             continue
         encoding = explainer.encode(image, pooling=options.pooling, image_size=options.image_size)
+        pictured = len(rows) < PICTURED
+        if pictured:
+            images[item.name] = render.shrunk(np.asarray(image))
         cells = []
         for question in questions:
             found = encoding._answer(question, options)
@@ -128,11 +135,12 @@ def trait_table(
                     found.probabilities[found.target] if found.contrasts or found.score == "logit" else None,
                     found.peak,
                     boxes[0] if boxes else None,
-                    render.shrunk(found.overlay()) if len(rows) < PICTURED else None,
+                    found.caution is not None,
+                    render.shrunk(found.overlay()) if pictured else None,
                 )
             )
         rows[item.name] = cells
-    return Table(tuple(traits), rows, unreadable)
+    return Table(tuple(traits), rows, images, unreadable)
 
 
 def to_csv(table: Table) -> str:
@@ -152,13 +160,15 @@ def to_csv(table: Table) -> str:
 
 
 def picture(table: Table) -> NDArray[np.uint8]:
-    """The first images' heatmaps, a row an image and a column a trait: uint8 [h, w, 3]."""
+    """The first images with their heatmaps, a row an image and a column a trait: uint8 [h, w, 3]."""
     tiles = []
-    for name, cells in list(table.rows.items())[:PICTURED]:
-        for trait, cell in zip(table.traits, cells, strict=True):
+    for name, image in table.images.items():
+        tiles.append(render.Tile(image, name.split("/")[-1], ""))
+        for trait, cell in zip(table.traits, table.rows[name], strict=True):
             score = f"{cell.score:.2f}" if cell.probability is None else f"{cell.score:.2f}, p {cell.probability:.2f}"
             if cell.tile is not None:
-                tiles.append(render.Tile(cell.tile, trait.name, f"{score}\n{name.split('/')[-1]}"))
+                caption = f"{score}: not there?" if cell.doubtful else score
+                tiles.append(render.Tile(cell.tile, trait.name, caption, warning=cell.doubtful))
     more = len(table.rows) - PICTURED
     title = f"the first {PICTURED} of {len(table.rows)} images" if more > 0 else f"{len(table.rows)} images"
-    return render.sheet(tiles, len(table.traits), title=title)
+    return render.sheet(tiles, 1 + len(table.traits), title=title)
