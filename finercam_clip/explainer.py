@@ -25,7 +25,7 @@ from finercam_clip.classes import Classes
 from finercam_clip.errors import InputError
 from finercam_clip.explanation import Explanation
 from finercam_clip.families import POOLINGS, Family, family_of, tails_at, uncompiled
-from finercam_clip.images import Geometry, ImageInput, ImageSize, geometry_of, input_size, read_image
+from finercam_clip.images import Geometry, ImageInput, ImageSize, geometry_of, input_size, pair, read_image
 from finercam_clip.methods import method_named
 from finercam_clip.models import LoadedModel, load_model
 from finercam_clip.options import PRESETS, SIMILAR_BY, Options
@@ -97,7 +97,7 @@ class Explainer:
     @property
     def own_size(self) -> tuple[int, int]:
         """(height, width) of the model's own input."""
-        return _pair(self.loaded.preprocess_cfg.size)
+        return pair(self.loaded.preprocess_cfg.size)
 
     @property
     def scale(self) -> float:
@@ -507,10 +507,6 @@ class ImageEncoding:
         if not len(texts):
             return self.tail.embedding.new_zeros(0, len(self.tail.embedding))
         return self.explainer.embed(texts, options.templates)
-
-
-def _pair(size: int | Sequence[int]) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
 def _settled(options: Options) -> dict[str, Any]:

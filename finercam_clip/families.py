@@ -27,6 +27,7 @@ from timm.models.eva import EvaBlockPostNorm
 from torch import Tensor, nn
 
 from finercam_clip.errors import InputError
+from finercam_clip.images import pair
 from finercam_clip.tails import AutogradTail, ClassTokenTail, Tail, unit_norm
 
 POOLINGS = ("model", "mean", "token")
@@ -275,7 +276,7 @@ def _convolutional_shift(part: nn.Module, size: tuple[int, int]) -> tuple[float,
     for axis in (0, 1):
         centre, jump = 0.0, 1
         for step_size, step in steps.items():
-            kernel, stride, padding = (_pair(value)[axis] for value in (step.kernel_size, step.stride, step.padding))
+            kernel, stride, padding = (pair(value)[axis] for value in (step.kernel_size, step.stride, step.padding))
             if isinstance(step, _SAME):  # pads what is missing, the larger half at the end
                 padding = max((-(-step_size[axis] // stride) - 1) * stride + kernel - step_size[axis], 0) // 2
             centre += ((kernel - 1) / 2 - padding) * jump
@@ -286,10 +287,6 @@ def _convolutional_shift(part: nn.Module, size: tuple[int, int]) -> tuple[float,
 
 _SAME = (Conv2dSame, MaxPool2dSame, AvgPool2dSame)
 _SHRINKING = (nn.Conv2d, nn.AvgPool2d, nn.MaxPool2d)
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else (value[0], value[1])
 
 
 @contextmanager
@@ -645,7 +642,7 @@ def _maps_stride(visual: Tower) -> tuple[int, int]:
 
 
 def _maps_shift(visual: Tower) -> tuple[float, float]:
-    return _convolutional_shift(visual.trunk, _pair(visual.image_size))
+    return _convolutional_shift(visual.trunk, pair(visual.image_size))
 
 
 @contextmanager
@@ -686,7 +683,7 @@ def _resnet_patches(visual: Tower, output: Tensor) -> Tensor:
 
 
 def _resnet_sized(visual: Tower, size: tuple[int, int]) -> AbstractContextManager[None]:
-    height, width = _pair(visual.image_size)
+    height, width = pair(visual.image_size)
     return _resized_positions(visual.attnpool, (height // 32, width // 32), (size[0] // 32, size[1] // 32))
 
 
@@ -764,7 +761,7 @@ FAMILIES: tuple[Family, ...] = (
         layers=lambda visual: [visual.layer1, visual.layer2, visual.layer3, visual.layer4],
         patches=_resnet_patches,
         stride=lambda visual: (32, 32),
-        shift=lambda visual: _convolutional_shift(visual, _pair(visual.image_size)),
+        shift=lambda visual: _convolutional_shift(visual, pair(visual.image_size)),
         sized=_resnet_sized,
         encode=_resnet_encode,
     ),

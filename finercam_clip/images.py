@@ -184,6 +184,11 @@ def _resample(values: NDArray[np.float32], positions: NDArray[np.float32]) -> ND
     return result
 
 
+def pair(size: Any) -> tuple[int, int]:
+    """(height, width) of what libraries write as one number for a square, or as two."""
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
 def geometry_of(image: tuple[int, int], size: tuple[int, int], resize_mode: str, crop: float = 1.0) -> Geometry:
     """The geometry of open_clip's preprocessing (torchvision's Resize, CenterCrop and open_clip's padding).
 

@@ -7,7 +7,7 @@ import logging
 import os
 import pickle
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from finercam_clip.classes import Classes
 from finercam_clip.errors import InputError
 from finercam_clip.families import FAMILIES, family_of_config, unsupported
-from finercam_clip.images import Geometry, geometry_of
+from finercam_clip.images import Geometry, geometry_of, pair
 from finercam_clip.prompts import Tokenizer
 
 BUNDLED = "aviary"
@@ -55,8 +55,8 @@ class LoadedModel:
     def preprocess(self, image: Image.Image, size: tuple[int, int] | None = None, *, squeeze: bool = False) -> Tensor:
         """An RGB image as the model's input, [3, H, W]: of its own or another size, cropped or squeezed into it."""
         cfg = self.preprocess_cfg
-        if self.crop < 1 and size in (None, _pair(cfg.size)) and not squeeze:
-            own = geometry_of((image.height, image.width), _pair(cfg.size), "shortest", self.crop)
+        if self.crop < 1 and size in (None, pair(cfg.size)) and not squeeze:
+            own = geometry_of((image.height, image.width), pair(cfg.size), "shortest", self.crop)
             image = _cropped(image, own, cfg.interpolation)
         cfg = replace(cfg, size=size or cfg.size, resize_mode="squash" if squeeze else cfg.resize_mode)
         pixels: Tensor = image_transform_v2(cfg, is_train=False)(image)
@@ -69,10 +69,6 @@ def _cropped(image: Image.Image, geometry: Geometry, interpolation: str) -> Imag
     kind = Image.Resampling.BILINEAR if interpolation == "bilinear" else Image.Resampling.BICUBIC
     (y, x), (h, w) = geometry.offset, geometry.size
     return image.resize((width, height), kind).crop((x, y, x + w, y + h))
-
-
-def _pair(size: int | Sequence[int]) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
 def load_model(
