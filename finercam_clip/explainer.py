@@ -422,6 +422,7 @@ class ImageEncoding:
             model=loaded.name,
             pretrained=loaded.pretrained,
             score="cosine" if loaded.classes is None else "logit",
+            present_above=loaded.present_above,
         )
 
     def _scores(self, concepts: Sequence[Concept], texts: Tensor) -> tuple[dict[str, float], dict[str, float]]:

@@ -29,7 +29,7 @@ class Explanation:
     target_grid, contrast_grid: the same method's maps of the target alone and of the contrasts' mean alone.
     similarities: text -> cosine; probabilities: text -> softmax over target and contrasts at the model's logit scale.
         Of a classifier: class -> logit, and the softmax over all of its classes (a group's: the sum of its classes').
-    score: what the similarities are, "cosine" or "logit".
+    score: what the similarities are, "cosine" or "logit"; present_above: `LoadedModel`'s.
     """
 
     image: NDArray[np.uint8]
@@ -45,6 +45,7 @@ class Explanation:
     model: str
     pretrained: str
     score: str = "cosine"
+    present_above: float | None = None
 
     @cached_property
     def heatmap(self) -> NDArray[np.float32]:
@@ -65,6 +66,8 @@ class Explanation:
         best = max(self.similarities, key=lambda text: self.similarities[text])
         if best != self.target:
             return f"the image fits '{best}' better: the target may not be there"
+        if self.present_above is not None and self.similarities[self.target] < self.present_above:
+            return f"true texts reach a similarity of {self.present_above:.2f}: the target may not be there"
         return None
 
     @property

@@ -17,6 +17,7 @@ import open_clip
 import torch
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from finercam_clip.classes import Classes
@@ -38,7 +39,8 @@ class LoadedModel:
     preprocess_cfg: open_clip's settings of its preprocessing; known_tokens: bool [vocabulary], which rows of the token
     table were ever trained, or None if all were; dtype: of the pixels that the image tower takes; classes: what a
     classifier has in place of texts, None for CLIP; crop: how much of the resized image's shorter side the model's own
-    preprocessing keeps (timm's crop_pct).
+    preprocessing keeps (timm's crop_pct); present_above: the cosine that texts true of an image nearly always reach, of
+    weights that say so in their file (safetensors metadata, as the bundled model's), else None.
     """
 
     name: str
@@ -51,6 +53,7 @@ class LoadedModel:
     dtype: torch.dtype = torch.float32
     classes: Classes | None = None
     crop: float = 1.0
+    present_above: float | None = None
 
     def preprocess(self, image: Image.Image, size: tuple[int, int] | None = None, *, squeeze: bool = False) -> Tensor:
         """An RGB image as the model's input, [3, H, W]: of its own or another size, cropped or squeezed into it."""
@@ -121,7 +124,18 @@ def load_model(
         known_tokens=None if known is None or bool(known.all()) else known,
         device=place,
         dtype=open_clip.get_input_dtype(precision) or torch.float32,
+        present_above=_present_above(source, tag),
     )
+
+
+def _present_above(source: str, tag: str | None) -> float | None:
+    folder, file = source.removeprefix("local-dir:"), Path(tag or "")
+    path = Path(folder) / "open_clip_model.safetensors" if folder != source else file
+    if path.suffix != ".safetensors" or not path.is_file():
+        return None
+    with safe_open(path, framework="pt") as held:
+        said = (held.metadata() or {}).get("present_above")
+    return None if said is None else float(said)
 
 
 @dataclass(frozen=True)

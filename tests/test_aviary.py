@@ -171,6 +171,29 @@ def test_agreement_is_least_where_both_are_seen_at_the_same_patch() -> None:
     assert own < train.agreement_loss(torch.zeros_like(part), part)
 
 
+def test_a_generic_text_belongs_between_the_true_traits_and_the_false_ones() -> None:
+    values = torch.zeros(1, 2, len(world.SLOTS), dtype=torch.long)
+    values[0, 1, 0] = 1  # the second bird has the second value of the first slot: both are true
+    starts = np.cumsum([0, *(len(options) for options in world.SLOTS.values())])
+    right = torch.full((1, int(starts[-1]) + 1), -10.0)
+    right[0, -1] = 0
+    right[0, starts[:-1]] = right[0, 1] = 10.0
+    assert float(train.generic_loss(right, values)) < 1e-3
+    assert float(train.generic_loss(torch.zeros_like(right), values)) == pytest.approx(np.log(2))
+    forgotten = right.clone()
+    forgotten[0, 1] = -10.0
+    assert train.generic_loss(forgotten, values) > 0.2
+
+
+def test_nearly_all_true_traits_reach_the_figure_that_goes_with_the_weights() -> None:
+    values = torch.zeros(100, len(world.SLOTS), dtype=torch.long)
+    cosines = torch.full((100, len(world.TRAITS)), -1.0)
+    starts = np.cumsum([0, *(len(options) for options in world.SLOTS.values())])[:-1]
+    cosines[:, starts] = torch.linspace(0, 1, 100)[:, None]
+    assert train.present_above(cosines, values) == pytest.approx(0.01, abs=0.005)
+    assert "crown 1.00" in train.trait_accuracy(cosines, values)
+
+
 def test_caption_loss_leaves_out_true_captions_of_others() -> None:
     true = torch.tensor([[True, True, False, False], [False, True, False, False]])
     similarities = torch.zeros(2, 4)
@@ -251,6 +274,24 @@ def test_an_absent_target_is_flagged(bundled: Explainer) -> None:
     assert present.caution is None
     crown = world.draw(bird, 8, size=384).masks[0]["crown"]
     assert absent.heatmap[crown].mean() < present.heatmap[crown].mean()
+
+
+def test_a_trait_that_is_not_there_is_flagged_without_any_contrast(bundled: Explainer) -> None:
+    assert bundled.loaded.present_above is not None
+    warned, said = [], []
+    for seed in range(20):
+        bird = _bird(seed)
+        encoding = bundled.encode(world.draw(bird, seed, size=256).image)
+        colours = world.SLOTS["wing"]
+        absent = colours[(colours.index(bird["wing"]) + 1) % len(colours)]
+        warned.append(encoding.explain(f"a bird with a {absent} wing").caution)
+        said.append(encoding.explain(f"a bird with a {bird['wing']} wing").caution)
+    assert sum(one is not None for one in warned) >= 16
+    assert sum(one is not None for one in said) <= 1
+
+
+def test_a_model_whose_weights_do_not_say_what_true_texts_reach_is_not_second_guessed(tiny: Explainer) -> None:
+    assert tiny.loaded.present_above is None
 
 
 def test_the_demo_points_at_the_part_it_names(tmp_path: Path) -> None:

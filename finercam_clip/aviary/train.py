@@ -7,6 +7,8 @@ birds that no evaluation draws, and answers questions about each picture:
   zero-shot classification turned into a loss, and what makes a small model learn quickly.
 * *captions*: InfoNCE between pictures and captions of one to four traits, with the same caption with one trait changed
   as a hard negative. A caption of another bird that happens to be true of this one is no negative.
+* *generic*, in the last stage: a generic text must lie between the traits that are true of the picture and those that
+  are not.
 * *peaks* and *agreement*, in the last stages, of what single patches say for a text (the model's own slopes, the same
   that HiResCAM multiplies): the best patch alone must tell each trait, and the difference of two captions must be seen
   where the one trait that differs is seen when it is asked about by itself.
@@ -56,7 +58,7 @@ class Stage:
     borrowed: the last block's class token is another picture's; local: the share of steps that see local attention;
     see `look`. hard: slots weigh as much as they are unsolved, see `trait_loss`. captions: the weight of the caption
     loss; that of the trait loss is 1. pairs: the share of pictures with two birds. evidence: the weight of the two
-    losses on what single patches say, `peak_loss` and `agreement_loss`.
+    losses on what single patches say, `peak_loss` and `agreement_loss`; generic: that of `generic_loss`.
     """
 
     size: int
@@ -68,6 +70,7 @@ class Stage:
     captions: float = 0.25
     pairs: float = 0.0
     evidence: float = 0.0
+    generic: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,7 @@ class Recipe:
         Stage(96, 2000, (5e-4, 3e-4), local=0.7, captions=0.5, pairs=0.1),
         Stage(128, 1000, (4e-4, 0.0), local=0.5, captions=1.0, pairs=0.1),
         Stage(128, 2100, (5e-4, 0.0), local=0.5, captions=1.0, pairs=0.1, evidence=1.0),
+        Stage(160, 1000, (4e-4, 0.0), local=0.5, captions=1.0, pairs=0.1, evidence=1.0, generic=0.25),
     )
     batch: int = 64
     weight_decay: float = 0.02
@@ -241,6 +245,19 @@ def peak_loss(evidence: Tensor, values: Tensor) -> Tensor:
     return torch.stack(losses).mean()
 
 
+def generic_loss(similarities: Tensor, values: Tensor) -> Tensor:
+    """Logistic loss of true traits above a generic text ("a bird on a branch") and false ones below it, both halves
+    weighing the same: so that against it as the contrast a trait tells whether it is there.
+
+    similarities: scaled, [B, all texts], the traits first and the generic text last; values: [B, 2 birds, slots].
+    """
+    starts = np.cumsum([0, *(len(options) for options in world.SLOTS.values())])
+    true = torch.zeros(len(values), int(starts[-1]), dtype=torch.bool, device=similarities.device)
+    true.scatter_(1, (values + torch.from_numpy(starts[:-1]).to(values)).flatten(1), True)
+    lead = similarities[:, : true.shape[1]] - similarities[:, -1:]
+    return (F.softplus(-lead[true]).mean() + F.softplus(lead[~true]).mean()) / 2
+
+
 def agreement_loss(whole: Tensor, part: Tensor) -> Tensor:
     """Cross-entropy between where the difference of two captions is seen and where the one trait that differs is.
 
@@ -314,7 +331,7 @@ def train(recipe: Recipe, output: Path, *, device: str, log: Path) -> None:
             for group in optimizer.param_groups:
                 group["lr"] = _learning_rate(stage, stop - step) * min(1.0, (step + 1) / recipe.warmup)
             captions, true, swaps = draw_captions(values, rng) if stage.captions else ([], values, values)
-            texts = [world.describe((trait,), rng) for trait in world.TRAITS] + captions
+            texts = [world.describe((trait,), rng) for trait in world.TRAITS] + captions + [world.describe((), rng)]
             tokens = tokenizer(texts)
             seen[tokens.unique()] = True
             # The plain attention kernel: on CPU twice as fast as the fused one for these short rows.
@@ -327,17 +344,20 @@ def train(recipe: Recipe, output: Path, *, device: str, log: Path) -> None:
             loss = traits
             parts = {"traits": traits}
             if captions:
-                parts["captions"] = caption_loss(similarities[:, len(world.TRAITS) :], true.to(device))
+                parts["captions"] = caption_loss(similarities[:, len(world.TRAITS) : -1], true.to(device))
                 loss = traits + stage.captions * parts["captions"]
             if stage.evidence:
                 single = embeddings[: len(world.TRAITS)]
                 parts["peaks"] = peak_loss(EVIDENCE_SCALE * scale * seen_as.evidence(single), values.to(device))
                 before, after = single[swaps]
-                pairs = embeddings[len(world.TRAITS) :].view(2, len(values), -1)
+                pairs = embeddings[len(world.TRAITS) : -1].view(2, len(values), -1)
                 asked = torch.stack([pairs[0] - GAMMA * pairs[1], before - GAMMA * after])
                 whole, part = (EVIDENCE_SCALE * scale * seen_as.evidence(asked)).unbind(1)
                 parts["agreement"] = agreement_loss(whole, part)
                 loss = loss + stage.evidence * (parts["peaks"] + parts["agreement"])
+            if stage.generic:
+                parts["generic"] = generic_loss(similarities, values.to(device))
+                loss = loss + stage.generic * parts["generic"]
             optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -350,11 +370,10 @@ def train(recipe: Recipe, output: Path, *, device: str, log: Path) -> None:
                 _log(log, f"step {step}/{total} size {size} " + " ".join(f"{k} {v:.3f}" for k, v in averages.items())
                      + f" scale {scale.item():.1f} {rate:.0f} images/s")  # fmt: skip
             if step % recipe.checkpoint_every == 0 or step == total:
-                _log(
-                    log, f"step {step} held-out trait accuracy: " + held_out_accuracy(model, tokenizer, size, mean, std)
-                )
+                right = trait_accuracy(*held_out(model, tokenizer, mean, std))
+                _log(log, f"step {step} held-out trait accuracy: {right}")
                 _save(checkpoint, model, optimizer, seen, step, size)
-    package(model, seen, output)
+    package(model, seen, output, present_above(*held_out(model, tokenizer, mean, std)))
     _log(log, f"done: {output / 'open_clip_model.safetensors'}")
 
 
@@ -367,29 +386,40 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
 
 
 @torch.no_grad()
-def held_out_accuracy(model: open_clip.CLIP, tokenizer: Any, size: int, mean: list[float], std: list[float]) -> str:
-    """Zero-shot accuracy in every slot on 256 held-out birds, as one line for the log."""
-    data = Pictures(size, range(HELD_OUT_LOG_SEED, HELD_OUT_LOG_SEED + 256), mean, std, seen=False)
+def held_out(model: open_clip.CLIP, tokenizer: Any, mean: list[float], std: list[float]) -> tuple[Tensor, Tensor]:
+    """Cosines of 256 held-out birds with every trait by itself, [256, traits], and the birds' values, [256, slots]."""
+    seeds, size = range(HELD_OUT_LOG_SEED, HELD_OUT_LOG_SEED + 256), model.visual.image_size[0]
+    data = Pictures(size, seeds, mean, std, seen=False)
     pixels, values = (torch.stack(column) for column in zip(*(data[i] for i in range(len(data))), strict=True))
     device = next(model.parameters()).device
     model.eval()
     images = torch.cat([model.encode_image(chunk.to(device)) for chunk in torch.split(pixels, 64)]).cpu()
     texts = encode_texts(model, tokenizer([world.describe((trait,)) for trait in world.TRAITS]).to(device)).cpu()
     model.train()
-    found, start = [], 0
-    for column, (slot, options) in enumerate(world.SLOTS.items()):
-        predicted = (images @ texts[start : start + len(options)].T).argmax(1)
-        found.append(f"{slot} {float((predicted == values[:, 0, column]).float().mean()):.2f}")
-        start += len(options)
-    return ", ".join(found)
+    return F.normalize(images, dim=-1) @ texts.T, values[:, 0]
 
 
-def package(model: open_clip.CLIP, seen: Tensor, output: Path) -> None:
-    """Writes the weights as fp16 safetensors; rows of the token table that training never saw become exactly zero."""
+def trait_accuracy(cosines: Tensor, values: Tensor) -> str:
+    """Zero-shot accuracy in every slot of what `held_out` gives, as one line for the log."""
+    slots = torch.split(cosines, [len(options) for options in world.SLOTS.values()], 1)  # type: ignore[no-untyped-call]
+    right = [(own.argmax(1) == values[:, column]).float().mean() for column, own in enumerate(slots)]
+    return ", ".join(f"{slot} {float(share):.2f}" for slot, share in zip(world.SLOTS, right, strict=True))
+
+
+def present_above(cosines: Tensor, values: Tensor) -> float:
+    """The cosine that all but 1 % of the true traits of what `held_out` gives reach."""
+    slots = torch.split(cosines, [len(options) for options in world.SLOTS.values()], 1)  # type: ignore[no-untyped-call]
+    true = torch.cat([own.gather(1, values[:, column : column + 1]) for column, own in enumerate(slots)])
+    return float(true.quantile(0.01))
+
+
+def package(model: open_clip.CLIP, seen: Tensor, output: Path, present: float) -> None:
+    """Writes the weights as fp16 safetensors, with `present_above`; rows of the token table that training never saw
+    become exactly zero."""
     state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
     state["token_embedding.weight"] = state["token_embedding.weight"] * seen[:, None]
     half = {name: tensor.half().contiguous() for name, tensor in state.items()}
-    save_file(half, output / "open_clip_model.safetensors")
+    save_file(half, output / "open_clip_model.safetensors", metadata={"present_above": f"{present:.3f}"})
 
 
 def _stages_left(recipe: Recipe, step: int) -> Iterator[tuple[Stage, int]]:
