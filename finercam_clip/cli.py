@@ -5,20 +5,35 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import os
 import sys
 import warnings
 from pathlib import Path
 from typing import Any, NoReturn
 
-from finercam_clip import __version__
+from finercam_clip import __version__, progress
 from finercam_clip.errors import InputError
 from finercam_clip.options import Options, preset
 
 _SHOWN = 10  # texts in the summary of `explain`
 _EVALUATED = ["hirescam", "gradcam"]
-_EXPLAIN_EXAMPLE = """example:
-  finercam-clip explain bird.jpg --target "a bird with a red crown" --contrast "a bird with a blue crown"
-"""
+_EXAMPLES = {
+    "demo": ["finercam-clip demo --output demo.png"],
+    "explain": [
+        'finercam-clip explain bird.jpg --target "a bird with a red crown" --contrast "a bird with a blue crown"',
+        "finercam-clip explain photos/ --concepts birds-traits --model ViT-B-16 --pretrained openai",
+    ],
+    "generate": ["finercam-clip generate stanford_cars/test --head classifier_cars_DINO.pth --output run"],
+    "visualize": ["finercam-clip visualize run"],
+    "dataset": ["finercam-clip dataset check CUB_200_2011"],
+    "methods": ["finercam-clip methods"],
+    "models": ["finercam-clip models | grep SigLIP2"],
+    "bench": ["finercam-clip bench --model ViT-B-16 --pretrained random --batch 16"],
+    "evaluate": [
+        "finercam-clip evaluate aviary --questions 100 --method hirescam --method legrad",
+        "finercam-clip evaluate sanity",
+    ],
+}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -33,15 +48,24 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"finercam-clip {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
 
-    demo = commands.add_parser("demo", help="the bundled model on its bundled image: writes finercam-demo.png")
+    def add_command(name: str, help: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(
+            name,
+            help=help,
+            description=f"{help[0].upper()}{help[1:]}.",
+            epilog="\n  ".join(["examples:" if len(_EXAMPLES[name]) > 1 else "example:", *_EXAMPLES[name]]),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        command.add_argument("--quiet", action="store_true", help="no progress: results, warnings and errors only")
+        return command
+
+    demo = add_command("demo", "the bundled model on its bundled image: writes finercam-demo.png")
     demo.add_argument("--output", type=Path, default=Path("finercam-demo.png"), help="picture to write (%(default)s)")
     demo.set_defaults(run=_demo)
 
-    explain = commands.add_parser(
+    explain = add_command(
         "explain",
-        help="one image, one target, its contrasts: scores and a picture; or a folder and a list of traits: a table",
-        epilog=_EXPLAIN_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        "one image, a target, its contrasts: scores and a picture; or a folder and a list of traits: a table",
     )
     explain.add_argument("image", type=Path, help="an image file; with --concepts a folder or a list of images")
     explain.add_argument("--target", action="append", help="the concept; repeat for an ensemble of texts")
@@ -59,7 +83,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_model_arguments(explain)
     explain.set_defaults(run=_explain)
 
-    generate = commands.add_parser("generate", help="maps of a whole data set; stop it anywhere, and go on")
+    generate = add_command("generate", "maps of a whole data set; stop it anywhere, and go on")
     generate.add_argument("dataset", nargs="?", type=Path, help="a folder, a list file, or a CSV of questions")
     generate.add_argument("--dataset_path", type=Path, help="the same")
     generate.add_argument("--output", "--save_path", type=Path, required=True, help="the run's folder")
@@ -71,7 +95,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_model_arguments(generate)
     generate.set_defaults(run=_generate)
 
-    visualize = commands.add_parser("visualize", help="pictures of a run: panels, contact sheets, a page that filters")
+    visualize = add_command("visualize", "pictures of a run: panels, contact sheets, a page that filters")
     visualize.add_argument("folder", nargs="?", type=Path, metavar="run", help="the folder that generate wrote")
     visualize.add_argument("--cams_path", type=Path, help="the same")
     visualize.add_argument("--output", "--save_path", type=Path, help="where to (RUN/pictures)")
@@ -81,20 +105,20 @@ def build_parser() -> argparse.ArgumentParser:
     visualize.add_argument("--limit", type=int, help="only the first so many images")
     visualize.set_defaults(run=_visualize)
 
-    dataset = commands.add_parser("dataset", help="what is in a data set, what is missing, what cannot be read")
+    dataset = add_command("dataset", "what is in a data set, what is missing, what cannot be read")
     dataset.add_argument("what", choices=["check"])
     dataset.add_argument("dataset", type=Path, help="a folder, a list file, or a CSV of questions")
     dataset.set_defaults(run=_dataset)
 
-    methods = commands.add_parser("methods", help="how maps can be made: sources, which towers, in Markdown")
+    methods = add_command("methods", "how maps can be made: sources, which towers, in Markdown")
     methods.set_defaults(run=_methods)
 
-    models = commands.add_parser("models", help="what can be loaded: family, pretrained tags")
+    models = add_command("models", "what can be loaded: family, pretrained tags")
     models.add_argument("--families", action="store_true", help="the table of families instead, in Markdown")
     models.add_argument("--json", action="store_true", help="print as JSON")
     models.set_defaults(run=_models)
 
-    bench = commands.add_parser("bench", help="time and memory of 1, 32 and 1,000 questions beside a bare forward pass")
+    bench = add_command("bench", "time and memory of 1, 32 and 1,000 questions beside a bare forward pass")
     bench.add_argument("--runs", type=int, default=7, help="rounds to take the median of (%(default)s)")
     bench.add_argument("--batch", type=int, default=1, help="images at a time (%(default)s)")
     bench.add_argument("--methods", action="store_true", help="every method instead, beside a bare forward pass")
@@ -102,7 +126,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_model_arguments(bench)
     bench.set_defaults(run=_bench)
 
-    evaluate = commands.add_parser("evaluate", help="ask a world whose answers are known to the pixel")
+    evaluate = add_command("evaluate", "ask a world whose answers are known to the pixel")
     evaluate.add_argument(
         "what",
         choices=["aviary", "sanity"],
@@ -405,7 +429,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 def _say(line: str) -> None:
     """Progress, for a person at a terminal only: each line takes the place of the last."""
-    if sys.stderr.isatty():
+    if sys.stderr.isatty() and not os.environ.get(progress.SWITCH):
         print(f"\r\033[K{line}", end="", file=sys.stderr, flush=True)
 
 
@@ -420,6 +444,8 @@ def main(arguments: list[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):  # a terminal that cannot show a letter shows "?"
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+    if options.quiet:
+        os.environ[progress.SWITCH] = "1"
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning)
         warnings.filterwarnings("ignore", category=DeprecationWarning)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
+from finercam_clip import progress
 from finercam_clip.attention import Attentions, attentions_of
 from finercam_clip.batches import in_batches
 from finercam_clip.errors import InputError
@@ -107,7 +107,7 @@ def embedded_patches(encoding: ImageEncoding, tokens: Tensor) -> Tensor:
 def embed_changed(encoding: ImageEncoding, settings: Tensor, change: Callable[[Tensor], Tensor], name: str) -> Tensor:
     """The embeddings [M, D] of M changed pictures: `change` makes them of a chunk of `settings` [M, ...]."""
     family, visual = encoding.explainer.family, encoding.visual
-    bar = tqdm(total=len(settings), desc=name, leave=False, disable=None)  # at a terminal only
+    bar = progress.bar(len(settings), desc=name, leave=False)
 
     def embed(chunk: Tensor) -> list[Tensor]:
         pixels = change(chunk)

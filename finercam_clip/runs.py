@@ -25,9 +25,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from tqdm import tqdm
 
-from finercam_clip import __version__
+from finercam_clip import __version__, progress
 from finercam_clip.datasets import DataSet, Item
 from finercam_clip.errors import InputError
 from finercam_clip.explainer import Explainer, ImageEncoding, Question, spelt_out
@@ -95,7 +94,7 @@ def generate(
     computed = 0
     unreadable: dict[str, str] = {}
     with (
-        tqdm(total=len(dataset.items), initial=len(records), unit="image", disable=None) as bar,
+        progress.bar(len(dataset.items), initial=len(records), unit="image") as bar,
         (folder / MANIFEST).open("a", encoding="utf-8") as manifest,
     ):
         for start in range(0, len(dataset.items), batch):

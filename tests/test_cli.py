@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
 import os
 import pickle
+import shlex
+import struct
 import subprocess
 import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -25,7 +29,7 @@ from safetensors.torch import save_file
 import finercam_clip
 import finercam_clip.explainer
 import finercam_clip.models
-from finercam_clip.cli import main
+from finercam_clip.cli import build_parser, main
 from finercam_clip.explainer import load
 from finercam_clip.prompts import read_prompts
 
@@ -599,3 +603,64 @@ def test_a_mistake_leaves_the_process_with_code_2_and_one_line(tmp_path: Path) -
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "finercam-clip: error: missing.jpg: no such file\n"
     assert not list(tmp_path.iterdir())
+
+
+# ----------------------------------------------------------------------------------------------------- help and quiet
+
+
+def _commands() -> dict[str, Any]:
+    """The subcommands' own parsers, by name."""
+    (found,) = (action for action in build_parser()._actions if isinstance(action, argparse._SubParsersAction))
+    return dict(found.choices)
+
+
+def test_help_fits_one_screen(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, _ = run("--help")
+    assert code == 0
+    assert len(out.splitlines()) <= 30
+    assert all(command in out for command in _commands())
+
+
+@pytest.mark.parametrize("name", _commands())
+def test_the_help_of_every_command_ends_in_examples_that_are_understood(name: str) -> None:
+    text = _commands()[name].format_help()
+    examples = [line.strip() for line in text[text.index("\nexample") :].splitlines()[2:]]
+    assert examples
+    for example in examples:
+        program, *arguments = shlex.split(example.split(" | ")[0])
+        assert program == "finercam-clip"
+        assert build_parser().parse_args(arguments).command == name
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
+@pytest.mark.parametrize("quiet", [False, True])
+def test_progress_is_for_a_terminal_and_not_for_the_quiet(quiet: bool, tmp_path: Path) -> None:
+    import fcntl
+    import pty
+    import termios
+
+    keeper, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 25, 80, 0, 0))
+    image = tmp_path / "grey.png"
+    Image.new("RGB", (64, 64), "grey").save(image)
+    occlusion = ["explain", image, *QUESTION, "--method", "occlusion", *(["--quiet"] if quiet else [])]
+    done = subprocess.run(
+        [sys.executable, "-m", "finercam_clip", *map(str, occlusion)],
+        stdout=subprocess.PIPE,
+        stderr=terminal,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(Path(finercam_clip.__file__).parents[1])},
+        check=False,
+    )
+    os.set_blocking(keeper, False)
+    said = ""
+    with suppress(OSError):  # no more to read
+        while True:
+            said += os.read(keeper, 1 << 16).decode(errors="replace")
+    os.close(terminal)
+    os.close(keeper)
+    assert done.returncode == 0
+    assert "picture" in done.stdout
+    assert ("loading" in said and "occlusion" in said) if not quiet else said == ""

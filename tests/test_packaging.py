@@ -1,4 +1,4 @@
-"""The wheel: it holds what a user needs, is small, and works from any folder once installed."""
+"""Wheel and source archive: they hold what a user needs, and work from any folder once installed."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+
+import finercam_clip
 
 pytestmark = pytest.mark.slow
 
@@ -35,14 +38,30 @@ def succeed(*command: str | Path, cwd: Path, **environment: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel of a copy of the sources: building in place would leave, and use, a build folder."""
+def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The source archive of a copy of the sources: building in place would leave, and use, a build folder."""
     source = tmp_path_factory.mktemp("source") / "finercam-clip"
     shutil.copytree(ROOT, source, ignore=LEFT_OUT)
-    isolation = ["--no-isolation"] if find_spec("setuptools") else []
-    succeed(sys.executable, "-m", "build", "--wheel", *isolation, cwd=source)
+    _build("--sdist", source)
+    (built,) = (source / "dist").glob("*.tar.gz")
+    return built
+
+
+@pytest.fixture(scope="module")
+def wheel(archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel that is built of the source archive: what the archive lacks, the wheel lacks."""
+    unpacked = tmp_path_factory.mktemp("unpacked")
+    with tarfile.open(archive) as held:
+        held.extractall(unpacked, filter="data")
+    (source,) = unpacked.iterdir()
+    _build("--wheel", source)
     (built,) = (source / "dist").glob("*.whl")
     return built
+
+
+def _build(what: str, source: Path) -> None:
+    isolation = ["--no-isolation"] if find_spec("setuptools") else []
+    succeed(sys.executable, "-m", "build", what, *isolation, cwd=source)
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +79,14 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_wheel_is_small(wheel: Path) -> None:
     assert wheel.stat().st_size < LIMIT
+
+
+def test_the_source_archive_holds_weights_prompts_and_licence(archive: Path) -> None:
+    with tarfile.open(archive) as held:
+        names = {name.split("/", 1)[1] for name in held.getnames() if "/" in name}
+    assert {"LICENSE", "README.md", "CHANGELOG.md", "setup.cfg"} <= names
+    assert "finercam_clip/aviary/weights/open_clip_model.safetensors" in names
+    assert {f"prompts/{path.name}" for path in (ROOT / "prompts").glob("*.*")} <= names
 
 
 def test_every_module_and_prompt_file_is_in_the_wheel(contents: set[str]) -> None:
@@ -104,6 +131,13 @@ print(json.dumps([finercam_clip.__file__, found]))
     for path, entries in found.values():
         assert Path(path).is_relative_to(installed)
         assert entries > 0
+
+
+def test_the_version_is_the_same_everywhere(wheel: Path, installed: Path, tmp_path: Path) -> None:
+    said = succeed(sys.executable, "-m", "finercam_clip", "--version", cwd=tmp_path, PYTHONPATH=str(installed))
+    assert said == f"finercam-clip {finercam_clip.__version__}\n"
+    assert wheel.name.startswith(f"finercam_clip-{finercam_clip.__version__}-")
+    assert f"## {finercam_clip.__version__}\n" in (ROOT / "CHANGELOG.md").read_text()
 
 
 def test_an_installed_wheel_runs_the_demo(installed: Path, tmp_path: Path) -> None:
