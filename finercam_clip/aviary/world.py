@@ -353,8 +353,9 @@ def _paint_bird(
     paint("crown", crown)
     eye_x, eye_y = head_x + 0.01, head_y + 0.045
     paint("eye ring", _ellipse(eye_x, eye_y, 0.145, 0.145))
-    paint("eye", _ellipse(eye_x, eye_y, 0.032, 0.032))
-    paint("glint", _ellipse(eye_x + 0.010, eye_y - 0.010, 0.012, 0.012))
+    eye_x, eye_y = eye_x + 0.045, eye_y - 0.03  # towards the beak: the ring is a patch of bare skin around it
+    paint("eye", _ellipse(eye_x, eye_y, 0.028, 0.028))
+    paint("glint", _ellipse(eye_x + 0.009, eye_y - 0.009, 0.010, 0.010))
 
     for part, box in {"breast": (0.06, -0.06, 0.72, 0.60), "wing": (-0.72, -0.06, 0.30, 0.50)}.items():
         marks = _marks(labels, bird[f"{part} pattern"], box, pose, rng)
