@@ -112,6 +112,14 @@ def test_wrong_kinds_seeds_and_numbers_are_errors() -> None:
         sanity.check_sanity(None, questions=0)  # type: ignore[arg-type]
 
 
+def test_near_is_within_half_a_cell_of_the_part() -> None:
+    answer = np.zeros((200, 200), bool)
+    answer[100:110, 50:60] = True
+    assert benchmark._distance(answer, (55, 105)) == 0
+    assert benchmark._distance(answer, (62, 105)) == 3  # x from 50 to 59
+    assert benchmark._distance(answer, (46, 97)) == 5
+
+
 def test_differences_are_taken_question_by_question(bundled: Explainer) -> None:
     rows = benchmark.evaluate(bundled, kinds=["species"], methods=["hirescam"], questions=8)
     assert [row.objective for row in rows] == ["similarity", "finer", "finer - similarity"]

@@ -28,7 +28,17 @@ KINDS = {
     "absent": "one part named, and the target is not in the picture",
 }
 SIZE = 256  # pixels of a question's picture
-FIGURES = ("pair accuracy", "pointing", "energy", "precision", "drop", "chance", "flagged", "auroc")  # of a `Row`
+FIGURES = (
+    "pair accuracy",
+    "pointing",
+    "near",
+    "energy",
+    "precision",
+    "drop",
+    "chance",
+    "flagged",
+    "auroc",
+)  # of a `Row`
 MASKED = 0.05  # the share of pixels that the relative confidence drop takes away
 _BATCH = 32
 _SMALLEST = 0.002  # of the picture: a part that twigs and other parts leave less of is not asked about
@@ -59,8 +69,10 @@ class Row:
     """One kind of question under one method and objective: the mean of every figure, with its interval.
 
     pair accuracy: how often the target's similarity is above the contrast's. pointing: how often the heatmap's peak is
-    in the part. energy: the part's share of the heat. precision: average precision of the heatmap as a detector of the
-    part's pixels. drop: relative confidence drop (see `confidence_drop`). chance: the part's share of the picture.
+    in the part. near: the same with a tolerance (as in the pointing game, Zhang et al., ECCV 2016) of half a cell of the
+    grid, as finely as a map can speak. energy: the part's share of the heat. precision: average precision of the
+    heatmap as a detector of the part's pixels. drop: relative confidence drop (see `confidence_drop`). chance: the
+    part's share of the picture.
     For absent targets, under any method: flagged: how often the explanation comes with a caution. auroc: of the cosine,
     texts that are true of the picture against the absent targets.
     An objective "finer - similarity" holds the differences of the two, question by question.
@@ -196,7 +208,7 @@ def evaluate(
                 found.setdefault(key, []).extend(new)
         for method in methods if kind != "absent" and {"finer", "similarity"} <= set(objectives) else ():
             pairs = zip(found[method, "finer"], found[method, "similarity"], strict=True)
-            gained = ("pointing", "energy", "precision", "drop")
+            gained = ("pointing", "near", "energy", "precision", "drop")
             found[method, "finer - similarity"] = [{name: a[name] - b[name] for name in gained} for a, b in pairs]
         rows += [_row(kind, method, objective, scores) for (method, objective), scores in found.items()]
     return rows
@@ -236,10 +248,12 @@ def _score(
     question: Question, explanation: Explanation, before: NDArray[np.float32], after: NDArray[np.float32]
 ) -> dict[str, float]:
     heat, answer, peak = explanation.heatmap, question.answer, explanation.peak
+    tolerance = max(answer.shape) / max(explanation.grid.shape) / 2
     target, contrast = (explanation.similarities[text] for text in (question.target, question.contrast))
     figures = {
         "pair accuracy": float(target > contrast),
         "pointing": float(peak is not None and answer[peak[1], peak[0]]),
+        "near": float(peak is not None and _distance(answer, peak) <= tolerance),
         "energy": float(heat[answer].sum() / heat.sum()) if peak is not None else 0.0,
         "precision": average_precision(heat, answer),
         "drop": confidence_drop(before, after),
@@ -248,6 +262,12 @@ def _score(
     if question.kind == "two birds":  # both texts are true
         del figures["pair accuracy"]
     return figures
+
+
+def _distance(answer: NDArray[np.bool_], point: tuple[int, int]) -> float:
+    """From (x, y) to the nearest pixel of the answer, in pixels."""
+    y, x = np.nonzero(answer)
+    return float(np.hypot(x - point[0], y - point[1]).min())
 
 
 def _presence(explainer: Explainer, batch: Sequence[Question]) -> list[dict[str, float]]:
