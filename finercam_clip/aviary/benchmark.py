@@ -69,8 +69,8 @@ class Row:
     """One kind of question under one method and objective: the mean of every figure, with its interval.
 
     pair accuracy: how often the target's similarity is above the contrast's. pointing: how often the heatmap's peak is
-    in the part. near: the same with a tolerance (as in the pointing game, Zhang et al., ECCV 2016) of half a cell of the
-    grid, as finely as a map can speak. energy: the part's share of the heat. precision: average precision of the
+    in the part. near: the same with a tolerance (the pointing game has one, Zhang et al., ECCV 2016) of half a cell
+    of the grid: finer a map cannot speak. energy: the part's share of the heat. precision: average precision of the
     heatmap as a detector of the part's pixels. drop: relative confidence drop (see `confidence_drop`). chance: the
     part's share of the picture.
     For absent targets, under any method: flagged: how often the explanation comes with a caution. auroc: of the cosine,
