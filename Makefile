@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SETUP := setup.cfg pyproject.toml
 
-.PHONY: demo test test-all lint clean
+.PHONY: demo test test-all lint docs readme-assets clean
 
 demo: $(VENV)/.installed
 	$(BIN)/finercam-clip demo --output finercam-demo.png
@@ -19,6 +19,15 @@ lint: $(VENV)/.installed-lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Pages and API reference, into site/; a warning is an error.
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --site-dir site
+	@echo "site/index.html"
+
+# Every picture and figure of README, docs and model card, or ONLY=demo,methods of them; all takes about an hour.
+readme-assets: $(VENV)/.installed-test
+	$(BIN)/python docs/assets.py $(ONLY)
 
 $(VENV)/.installed: $(SETUP)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -36,6 +45,11 @@ $(VENV)/.installed-lint: $(VENV)/.installed-test
 	$(call headless_if_needed)
 	touch $@
 
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[docs]"
+	$(call headless_if_needed)
+	touch $@
+
 # opencv-python needs the system's libGL. Where that is missing, the headless build takes its place. The two share one
 # folder, so both go before the one comes.
 define headless_if_needed
@@ -46,4 +60,4 @@ $(BIN)/python -c "import cv2" 2>/dev/null || { \
 endef
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info finercam-demo.png
+	rm -rf $(VENV) site build dist *.egg-info finercam-demo.png

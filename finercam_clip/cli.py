@@ -399,7 +399,11 @@ def _bench(arguments: argparse.Namespace) -> None:
     else:
         rows = bench(_load(arguments), runs=arguments.runs, batch=arguments.batch, progress=_say)
     _say("")
-    print(json.dumps([vars(row) for row in rows]) if arguments.json else format_table(rows))
+    if arguments.json:  # JSON knows no NaN
+        known = [{k: None if v != v else v for k, v in vars(row).items()} for row in rows]
+        print(json.dumps(known))
+    else:
+        print(format_table(rows))
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:

@@ -20,11 +20,18 @@ BIRD = world.Bird(
 )
 SEED, SIZE = 2037, 448
 SLOT, OTHER = "crown", "blue"
+SHARED = ("wing", "beak")  # what both texts name: the contrast must take it away
 
 
 def demo_scene() -> world.Scene:
     """The bird of the bundled picture, drawn anew: with its masks."""
     return world.draw(BIRD, SEED, size=SIZE)
+
+
+def question() -> tuple[str, str]:
+    """Target and contrast: two species that differ in one part."""
+    shared = [(slot, BIRD[slot]) for slot in SHARED]
+    return world.describe(((SLOT, BIRD[SLOT]), *shared)), world.describe(((SLOT, OTHER), *shared))
 
 
 def demo(output: Path) -> list[str]:
@@ -35,8 +42,7 @@ def demo(output: Path) -> list[str]:
     """
     check_output(output)
     scene = demo_scene()
-    target = world.describe(((SLOT, BIRD[SLOT]),))
-    contrast = world.describe(((SLOT, OTHER),))
+    target, contrast = question()
     explanation = load().explain(IMAGE, target, [contrast])
     explanation.save(output)
     peak = explanation.peak

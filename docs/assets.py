@@ -1,0 +1,250 @@
+"""Makes the pictures and tables of README, model card and documentation anew, by the commands that they show.
+
+    make readme-assets                    # everything: about an hour on two CPU cores
+    make readme-assets ONLY=demo,methods  # some of it
+    make readme-assets ONLY=tables        # all tables, from the last measurements
+
+A table lies between `<!-- begin NAME -->` and `<!-- end NAME -->`; what was measured lies in docs/figures/NAME.json.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+import finercam_clip
+from finercam_clip import render
+from finercam_clip.aviary import benchmark, demo, sanity, world
+from finercam_clip.bench import Row as Cost
+from finercam_clip.bench import format_table as costs_table
+from finercam_clip.files import write_whole
+from finercam_clip.methods import METHODS, methods_table
+from finercam_clip.models import families_table
+from finercam_clip.options import PRESETS
+
+DOCS = Path(__file__).parent
+ROOT = DOCS.parent
+FILLED = (ROOT / "README.md", ROOT / "finercam_clip" / "aviary" / "MODEL_CARD.md", *sorted(DOCS.glob("*.md")))
+
+Rows = list[dict[str, Any]]
+
+FAST = [name for name in [*METHODS, *PRESETS] if name not in METHODS or not METHODS[name].slow]
+SLOW = [name for name, method in METHODS.items() if method.slow]
+_RANKED = ["evaluate", "aviary", "--seed", "500000", "--kind", "attribute", "--kind", "species"]
+
+# What is measured: name -> the command lines whose rows, put together, are its figures.
+MEASURED: dict[str, list[list[str]]] = {
+    "bench": [["bench", "--model", "ViT-B-16", "--pretrained", "random"]],
+    "batch": [["bench", "--model", "ViT-B-16", "--pretrained", "random", "--batch", "16"]],
+    "bench-methods": [["bench", "--methods"]],
+    "evaluate": [["evaluate", "aviary", "--questions", "500", "--seed", "500000", "--method", "hirescam"]],
+    "ranking": [
+        [*_RANKED, "--questions", "200", *(part for name in FAST for part in ("--method", name))],
+        [*_RANKED, "--questions", "40", *(part for name in SLOW for part in ("--method", name))],
+    ],
+    "sanity": [["evaluate", "sanity"]],
+}
+
+
+def measure(name: str) -> None:
+    """Runs the commands of a measurement and keeps their rows."""
+    rows: Rows = []
+    for command in MEASURED[name]:
+        done = subprocess.run(
+            [sys.executable, "-m", "finercam_clip", *command, "--json"], stdout=subprocess.PIPE, text=True, check=True
+        )
+        rows += json.loads(done.stdout)
+    lines = ",\n".join(json.dumps(row) for row in rows)
+    write_whole(DOCS / "figures" / f"{name}.json", f"[\n{lines}\n]\n".encode())
+
+
+def _kept(name: str) -> Rows:
+    rows: Rows = json.loads((DOCS / "figures" / f"{name}.json").read_text())
+    return rows
+
+
+def _costs(name: str) -> str:
+    nan = {"memory": float("nan"), "memory_ratio": float("nan")}
+    return costs_table([Cost(**(row if row["memory"] is not None else row | nan)) for row in _kept(name)])
+
+
+def _method_costs() -> str:
+    """Seconds and multiples of one forward pass for 1 and 32 questions, a method a row."""
+    rows = {row["name"]: row for row in _kept("bench-methods")}
+    lines = [
+        "| method | 1 question, s | x encode_image | 32 questions, s | x encode_image |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    for name in METHODS:
+        one, many = rows.get(f"{name}, 1 question"), rows.get(f"{name}, 32 questions")
+        if one and many:
+            cells = (f"{row['seconds']:.3f} | {row['ratio']:.1f}" for row in (one, many))
+            lines.append(f"| `{name}` | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _evaluation(name: str) -> list[benchmark.Row]:
+    return [benchmark.Row(**row) for row in _kept(name)]
+
+
+def _ranking() -> str:
+    """Methods by how often their Finer map of species questions points into the part that differs."""
+    rows = {(row.method, row.kind, row.objective): row for row in _evaluation("ranking")}
+
+    def figure(method: str, kind: str, objective: str, name: str) -> tuple[float, float, float]:
+        return rows[method, kind, objective].figures[name]
+
+    def species(method: str) -> float:
+        return figure(method, "species", "finer", "pointing")[0]
+
+    lines = [
+        "| method | questions | attribute: plain | attribute: Finer | species: plain | species: Finer (95 % interval) "
+        "| near | energy |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for method in sorted({row.method for row in rows.values()}, key=species, reverse=True):
+        mean, low, high = figure(method, "species", "finer", "pointing")
+        cells = [
+            f"{figure(method, 'attribute', objective, 'pointing')[0]:.2f}" for objective in ("similarity", "finer")
+        ]
+        cells.append(f"{figure(method, 'species', 'similarity', 'pointing')[0]:.2f}")
+        cells.append(f"**{mean:.2f}** ({low:.2f} to {high:.2f})")
+        cells += [f"{figure(method, 'species', 'finer', name)[0]:.2f}" for name in ("near", "energy")]
+        lines.append(f"| `{method}` | {rows[method, 'species', 'finer'].questions} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _summary() -> str:
+    """The default method's figures on every kind of question, Finer."""
+    names = ("pair accuracy", "pointing", "near", "energy", "drop")
+    lines = [f"| questions | {' | '.join(names)} | energy, plain | chance |", "|---|" + "---:|" * 7]
+    rows = {(row.kind, row.objective): row for row in _evaluation("evaluate")}
+    for kind in benchmark.KINDS:
+        if (kind, "finer") in rows:
+            finer, plain = rows[kind, "finer"], rows[kind, "similarity"]
+            cells = [f"{finer.figures[name][0]:.3f}" if name in finer.figures else "" for name in names]
+            cells += [f"{plain.figures['energy'][0]:.3f}", f"{finer.figures['chance'][0]:.3f}"]
+            lines.append(f"| {kind} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _sanity() -> str:
+    rows = [{name: value for name, value in row.items() if name != "passed"} for row in _kept("sanity")]
+    return sanity.format_table([sanity.Check(**row) for row in rows])
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "methods": methods_table,
+    "families": families_table,
+    "bench": lambda: _costs("bench"),
+    "batch": lambda: _costs("batch"),
+    "bench-methods": _method_costs,
+    "evaluate": lambda: benchmark.format_table(_evaluation("evaluate")),
+    "summary": _summary,
+    "ranking": _ranking,
+    "sanity": _sanity,
+}
+
+
+def fill(text: str, name: str, table: str) -> str:
+    """The text with a table in its place, if it has one for it."""
+    begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
+    return re.sub(f"{re.escape(begin)}.*?{re.escape(end)}", lambda _: f"{begin}\n{table}\n{end}", text, flags=re.DOTALL)
+
+
+def fill_all(names: Sequence[str]) -> None:
+    """Puts the tables into every file that has a place for them."""
+    for path in FILLED:
+        old = new = path.read_text(encoding="utf-8")
+        for name in names:
+            if f"<!-- begin {name} -->" in new:
+                new = fill(new, name, TABLES[name]())
+        if new != old:
+            write_whole(path, new.encode())
+
+
+# ------------------------------------------------------------------------------------------------------------ pictures
+
+
+def _demo() -> NDArray[np.uint8]:
+    """What `finercam-clip demo` writes."""
+    target, contrast = demo.question()
+    return finercam_clip.load().explain(demo.IMAGE, target, [contrast]).panel()
+
+
+def _gamma() -> NDArray[np.uint8]:
+    """One species question at growing comparison strength."""
+    target, contrast = demo.question()
+    encoding = finercam_clip.load().encode(demo.IMAGE)
+    tiles = [render.Tile(encoding.image, "image", target)]
+    for gamma in (0.0, 0.3, 0.6, 1.0):
+        found = encoding.explain(target, [contrast], gamma=gamma)
+        tiles.append(render.Tile(found.overlay(), f"gamma {gamma:g}", f"not {contrast}", found.peak))
+    return render.panel(tiles)
+
+
+def _contrasts() -> NDArray[np.uint8]:
+    """What a good contrast does: none, a sibling, the bird as such, and the nearest of a vocabulary."""
+    encoding = finercam_clip.load().encode(demo.IMAGE)
+    target, _ = demo.question()
+    tiles = [render.Tile(encoding.image, "image", f"target: {target}")]
+    vocabulary = [world.describe(((slot, demo.BIRD[slot]),)) for slot in ("wing", "beak")]
+    for title, contrasts in (
+        ("no contrast", []),
+        ("contrast: a bird", ["a bird"]),
+        ("contrast: what is shared", vocabulary),
+        ("contrast: the sibling", [demo.question()[1]]),
+    ):
+        found = encoding.explain(target, contrasts, gamma=1.0)
+        tiles.append(render.Tile(found.overlay(), title, " | ".join(contrasts) or "gamma 0", found.peak))
+    return render.panel(tiles)
+
+
+def _traits() -> NDArray[np.uint8]:
+    """A table of traits over a few birds, as `explain DIR --concepts` writes it."""
+    from finercam_clip.datasets import open_dataset
+    from finercam_clip.traits import picture, read_traits, trait_table
+
+    with tempfile.TemporaryDirectory() as folder:
+        for seed in range(3):
+            scene = world.draw(world.sample_bird(np.random.default_rng(seed)), seed, size=320)
+            Image.fromarray(scene.image).save(Path(folder) / f"bird-{seed}.png")
+        return picture(trait_table(finercam_clip.load(), open_dataset(folder), read_traits("birds-traits")))
+
+
+PICTURES: dict[str, Callable[[], NDArray[np.uint8]]] = {
+    "demo": _demo,
+    "gamma": _gamma,
+    "contrasts": _contrasts,
+    "traits": _traits,
+}
+
+
+def main(arguments: list[str]) -> None:
+    """Redoes what is named, or everything."""
+    known = [*PICTURES, *MEASURED, *TABLES, "tables"]
+    names = [name for part in arguments for name in part.split(",") if name]
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        sys.exit(f"assets: there is no {', '.join(unknown)}; there are {', '.join(dict.fromkeys(known))}")
+    for name, make in PICTURES.items():
+        if not names or name in names:
+            render.write_picture(DOCS / f"{name}.jpg", make())
+    for name in MEASURED:
+        if not names or name in names:
+            measure(name)
+    fill_all(list(TABLES) if not names or "tables" in names else [name for name in TABLES if name in names])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

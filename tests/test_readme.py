@@ -1,0 +1,88 @@
+"""README and documentation: their code runs, their commands are understood, their tables and pictures are there."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+import finercam_clip
+from finercam_clip.cli import build_parser
+from finercam_clip.prompts import prompt_files
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+NOT_RUN = re.compile(r"<!-- not run: (?P<why>[^>]+?) -->\s*$")
+sys.path.insert(0, str(ROOT / "docs"))
+
+import assets  # noqa: E402
+
+
+def _blocks(page: Path, kinds: tuple[str, ...]) -> list[tuple[str, str]]:
+    """Code blocks of some languages: what stands before each, and its code."""
+    text = page.read_text(encoding="utf-8")
+    found = re.finditer(r"^```(\w*)\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+    return [(text[: one.start()], one[2]) for one in found if one[1] in kinds]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python_blocks_run_one_after_the_other(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "finercam_clip" / "aviary").mkdir(parents=True)
+    picture = "finercam_clip/aviary/demo.png"
+    (tmp_path / picture).write_bytes((ROOT / picture).read_bytes())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("finercam_clip.methods.METHODS", finercam_clip.methods.METHODS | {})
+    names: dict[str, object] = {"finercam_clip": finercam_clip}
+    for before, code in _blocks(page, ("python",)):
+        compiled = compile(code, str(page), "exec")
+        if not NOT_RUN.search(before):
+            exec(compiled, names)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_shell_lines_are_understood(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    lines = [line for _, code in _blocks(page, ("", "sh", "bash")) for line in code.splitlines()]
+    lines += re.findall(r"`(finercam-clip [^`]+)`", text)
+    for line in lines:
+        command = line.split("#")[0].split(" | ")[0].strip()
+        if command.startswith("finercam-clip "):
+            build_parser().parse_args(shlex.split(command)[1:])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_pictures_and_pages_that_are_linked_exist(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
+
+
+def test_every_vocabulary_and_file_of_prompts_that_is_named_exists() -> None:
+    for page in PAGES:
+        for name in re.findall(r"--(?:vocabulary|templates|background) ([\w-]+)", page.read_text(encoding="utf-8")):
+            assert name in prompt_files(), name
+
+
+@pytest.mark.parametrize("name", ["methods", "families"])
+def test_tables_are_what_the_commands_print(name: str) -> None:
+    for page in assets.FILLED:
+        text = page.read_text(encoding="utf-8")
+        assert assets.fill(text, name, assets.TABLES[name]()) == text, f"make readme-assets ONLY={name}"
+
+
+@pytest.mark.parametrize("name", [name for name in assets.TABLES if name not in ("methods", "families")])
+def test_measured_tables_are_those_of_the_last_measurement(name: str) -> None:
+    for page in assets.FILLED:
+        text = page.read_text(encoding="utf-8")
+        if f"<!-- begin {name} -->" in text:
+            assert assets.fill(text, name, assets.TABLES[name]()) == text, f"make readme-assets ONLY={name}"
+
+
+def test_a_table_is_put_between_its_marks_and_nowhere_else() -> None:
+    text = "a\n<!-- begin x -->\nold\n<!-- end x -->\nb\n<!-- begin y -->\n<!-- end y -->\n"
+    filled = assets.fill(text, "x", "new \\1")
+    assert filled == text.replace("old", "new \\1")
+    assert assets.fill(text, "z", "new") == text
