@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SETUP := setup.cfg pyproject.toml
 
-.PHONY: demo test test-all lint clean
+.PHONY: demo test test-all lint notebooks clean
 
 demo: $(VENV)/.installed
 	$(BIN)/finercam-clip demo --output finercam-demo.png
@@ -19,6 +19,10 @@ lint: $(VENV)/.installed-lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Runs the notebooks anew and writes their outputs into them.
+notebooks: $(VENV)/.installed-test
+	$(BIN)/python notebooks/execute.py
 
 $(VENV)/.installed: $(SETUP)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
