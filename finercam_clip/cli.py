@@ -33,6 +33,7 @@ _EXAMPLES = {
         "finercam-clip evaluate aviary --questions 100 --method hirescam --method legrad",
         "finercam-clip evaluate sanity",
     ],
+    "ui": ["finercam-clip ui", "finercam-clip ui --model ViT-B-16 --pretrained openai --port 8000"],
 }
 
 
@@ -143,7 +144,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_model_arguments(evaluate)
     evaluate.set_defaults(run=_evaluate)
 
-    ui = commands.add_parser("ui", help="a page in the browser: drop an image, ask, see")
+    ui = add_command("ui", "a page in the browser: drop an image, ask, see")
     ui.add_argument("--host", default="127.0.0.1", help="who can reach it (%(default)s: this machine only)")
     ui.add_argument("--port", type=int, help="of the page (the first free one from 7860)")
     _add_model_arguments(ui)
