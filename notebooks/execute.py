@@ -21,7 +21,7 @@ def executed(path: Path) -> nbformat.NotebookNode:
     """
     book = nbformat.read(path, as_version=4)
     environment = os.environ | {"HF_HUB_OFFLINE": "1"}  # no weights but the packaged ones: the same outputs everywhere
-    client = NotebookClient(book, timeout=600, record_timing=False, resources={"metadata": {"path": path.parent}})
+    client = NotebookClient(book, timeout=300, record_timing=False, resources={"metadata": {"path": path.parent}})
     client.execute(env=environment)
     book.metadata.language_info = {"name": "python"}  # not the version of whoever ran it
     book.metadata.pop("widgets", None)  # a widget is nothing without its kernel
