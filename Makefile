@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SETUP := setup.cfg pyproject.toml
 
-.PHONY: demo test test-all lint docs readme-assets clean
+.PHONY: demo test test-all lint docs notebooks readme-assets clean
 
 demo: $(VENV)/.installed
 	$(BIN)/finercam-clip demo --output finercam-demo.png
@@ -28,6 +28,10 @@ docs: $(VENV)/.installed-docs
 # Every picture and figure of README, docs and model card, or ONLY=demo,methods of them; all takes about an hour.
 readme-assets: $(VENV)/.installed-test
 	$(BIN)/python docs/assets.py $(ONLY)
+
+# Runs the notebooks anew and writes their outputs into them.
+notebooks: $(VENV)/.installed-test
+	$(BIN)/python notebooks/execute.py
 
 $(VENV)/.installed: $(SETUP)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -33,6 +33,7 @@ _EXAMPLES = {
         "finercam-clip evaluate aviary --questions 100 --method hirescam --method legrad",
         "finercam-clip evaluate sanity",
     ],
+    "ui": ["finercam-clip ui", "finercam-clip ui --model ViT-B-16 --pretrained openai --port 8000"],
 }
 
 
@@ -142,6 +143,12 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--json", action="store_true", help="print as JSON")
     _add_model_arguments(evaluate)
     evaluate.set_defaults(run=_evaluate)
+
+    ui = add_command("ui", "a page in the browser: drop an image, ask, see")
+    ui.add_argument("--host", default="127.0.0.1", help="who can reach it (%(default)s: this machine only)")
+    ui.add_argument("--port", type=int, help="of the page (the first free one from 7860)")
+    _add_model_arguments(ui)
+    ui.set_defaults(run=_ui)
     return parser
 
 
@@ -429,6 +436,15 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         rows, table = [vars(row) for row in found], benchmark.format_table(found)
     _say("")
     print(json.dumps(rows) if arguments.json else table)
+
+
+def _ui(arguments: argparse.Namespace) -> None:
+    from finercam_clip.ui import check_installed, serve
+
+    check_installed()
+    explainer = _load(arguments)
+    _say("")
+    serve(explainer, arguments.host, arguments.port)
 
 
 def _say(line: str) -> None:

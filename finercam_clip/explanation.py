@@ -98,12 +98,15 @@ class Explanation:
         """The heatmap over the image in grey, uint8 [H, W, 3]. opacity: of the hottest pixel, 0..1."""
         return render.overlay(self.image, self.heatmap, opacity=opacity, seen=self.geometry.seen)
 
-    def panel(self) -> NDArray[np.uint8]:
-        """Image | target alone | contrasts alone | difference, with texts and scores: uint8 [h, w, 3]."""
+    def tiles(self) -> list[render.Tile]:
+        """What `panel` shows, image | target alone | contrasts alone | difference, none larger than it is shown at.
+
+        Without contrasts only the first two; where the map is not to be trusted the last one's caption says why.
+        """
         if max(self.image.shape[:2]) > render.TILE:  # drawn at the size it is shown at: 60 megapixels cost no more
             image = render.shrunk(self.image)
             geometry = replace(self.geometry, image=(image.shape[0], image.shape[1]))
-            return replace(self, image=image, geometry=geometry).panel()
+            return replace(self, image=image, geometry=geometry).tiles()
         scale = float(np.abs(self.target_grid).max())  # one scale for both, so that they can be compared
         if self.contrast_grid is not None:
             scale = max(scale, float(np.abs(self.contrast_grid).max()))
@@ -119,7 +122,11 @@ class Explanation:
             tiles.append(render.Tile(overlay, "difference", self.caution or difference, self.peak, bool(self.caution)))
         elif self.caution:
             tiles[-1] = render.Tile(tiles[-1].image, "target alone", f"{self.target}\n{self.caution}", None, True)
-        return render.panel(tiles)
+        return tiles
+
+    def panel(self) -> NDArray[np.uint8]:
+        """Image | target alone | contrasts alone | difference, with texts and scores: uint8 [h, w, 3]."""
+        return render.panel(self.tiles())
 
     def save(self, path: str | Path) -> Path:
         """Writes the `panel` as .png, .jpg or .webp: whole, or not at all.
