@@ -489,11 +489,10 @@ def serve(explainer: Explainer, host: str = "127.0.0.1", port: int | None = None
     Raises:
         InputError: as `launch`.
     """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a plain `kill` should clean up as Ctrl+C does
     with tempfile.TemporaryDirectory(prefix="finercam-ui-") as uploads:
         page, address = launch(explainer, host, port, uploads)
         print(f"page      {address} (Ctrl+C stops it)", flush=True)
-        # A plain `kill` should clean up as Ctrl+C does.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             threading.Event().wait()
         finally:
