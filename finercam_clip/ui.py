@@ -11,6 +11,7 @@ import base64
 import json
 import os
 import signal
+import socket
 import tempfile
 import threading
 import time
@@ -281,7 +282,7 @@ def build(explainer: Explainer, gradio: Any) -> Any:
     """The page as a `gradio.Blocks`. explainer: the model that is chosen at first; gradio: the imported module."""
     gr = gradio
     loaded = explainer.loaded
-    own = BUNDLED if loaded.name == BUNDLED else " ".join((loaded.name, loaded.pretrained))
+    own = loaded.name if loaded.name in (BUNDLED, PHOTOS) else f"{loaded.name} {loaded.pretrained}"
 
     @lru_cache(maxsize=2)  # the one in use and the last one
     def another(name: str) -> Explainer:
@@ -305,11 +306,12 @@ def build(explainer: Explainer, gradio: Any) -> Any:
             found = ask(session, image, targets, contrasts, model=model, method=method, gamma=gamma, named=named)
         except InputError as error:
             return session, message(error, image), gr.update(visible=False)
+        shown = results(found.answers)
         spent = f"{1000 * (time.perf_counter() - start):,.0f} ms"
         again = session is not None and session.encoding is found.encoding
         once = "the image was encoded before" if again else "encoding the image included"
         said = f'<p class="fc-said">{escape(model)}, {method}: {spent}, {once}</p>'
-        return found, results(found.answers) + said, gr.update(visible=True)
+        return found, shown + said, gr.update(visible=True)
 
     with gr.Blocks(
         title="finercam_clip", analytics_enabled=False, delete_cache=(_KEPT // 6, _KEPT), fill_width=True
@@ -377,7 +379,7 @@ def build(explainer: Explainer, gradio: Any) -> Any:
                     api_visibility="private",
                 )
                 waiting = '<div class="fc-wait">Drop an image, say what to look for, and ask.</div>'
-                shown = gr.HTML(waiting, elem_id="results")
+                answered = gr.HTML(waiting, elem_id="results")
                 with gr.Row(visible=False) as downloads:
                     saves = {
                         "finercam.png": gr.Button(
@@ -390,13 +392,13 @@ def build(explainer: Explainer, gradio: Any) -> Any:
         inputs = [session, image, targets, contrasts, model, method, gamma]
         settings: dict[str, Any] = {
             "inputs": inputs,
-            "outputs": [session, shown, downloads],
+            "outputs": [session, answered, downloads],
             # Gradio would decode the image itself, and stumble over what `read_image` has a line for. That the file is
             # an upload it checks all the same.
             "preprocess": False,
             "api_visibility": "private",
             "show_progress": "minimal",
-            "show_progress_on": shown,
+            "show_progress_on": answered,
         }
         gr.on(
             [submit.click, targets.submit, contrasts.submit, image.upload, model.input, method.input, gamma.release],
@@ -432,17 +434,29 @@ def check_installed() -> None:
         raise InputError("the page is an extra: pip install 'finercam_clip[ui]'")
 
 
-def launch(explainer: Explainer, host: str = "127.0.0.1", port: int | None = None) -> tuple[Any, str]:
+def launch(
+    explainer: Explainer, host: str = "127.0.0.1", port: int | None = None, uploads: str | None = None
+) -> tuple[Any, str]:
     """Starts the page in the background: its `gradio.Blocks`, to be closed, and its address.
+
+    port: the first free one from 7860 if None; uploads: the folder for them, Gradio's own if None.
 
     Nothing is shared, nothing is reported to anyone, and nothing is fetched from elsewhere.
 
     Raises:
-        InputError: Gradio is missing, or the port is taken.
+        InputError: Gradio is missing, there is no such host, or the port is taken.
     """
     check_installed()
+    if port is not None and not 1 <= port <= 65535:
+        raise InputError(f"--port is a number from 1 to 65535, not {port}")
+    try:
+        socket.getaddrinfo(host, port)  # Gradio would ask for an unknown one again and again
+    except OSError as error:
+        raise InputError(f"there is no host '{host}': leave --host out, or give an address of this machine") from error
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read on import
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    if uploads is not None:
+        os.environ["GRADIO_TEMP_DIR"] = uploads  # Gradio has no argument for it
     import gradio
 
     page = build(explainer, gradio)
@@ -464,8 +478,8 @@ def launch(explainer: Explainer, host: str = "127.0.0.1", port: int | None = Non
             enable_monitoring=False,
         )
     except OSError as error:
-        where = "no port from 7860 to 7959 is free" if port is None else f"port {port} cannot be used"
-        raise InputError(f"{where} on {host}: {error}; name another with --port") from error
+        where = "none of the ports from 7860 to 7959" if port is None else f"port {port}"
+        raise InputError(f"the page cannot have {where} on {host}: name another with --port or --host") from error
     return page, str(address)
 
 
@@ -473,14 +487,12 @@ def serve(explainer: Explainer, host: str = "127.0.0.1", port: int | None = None
     """Serves the page until it is interrupted. What was uploaded is gone after an hour, and at the end.
 
     Raises:
-        InputError: Gradio is missing, or the port is taken.
+        InputError: as `launch`.
     """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a plain `kill` should clean up as Ctrl+C does
     with tempfile.TemporaryDirectory(prefix="finercam-ui-") as uploads:
-        os.environ["GRADIO_TEMP_DIR"] = uploads
-        page, address = launch(explainer, host, port)
+        page, address = launch(explainer, host, port, uploads)
         print(f"page      {address} (Ctrl+C stops it)", flush=True)
-        # A plain `kill` should clean up as Ctrl+C does.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             threading.Event().wait()
         finally:

@@ -27,7 +27,9 @@ from finercam_clip.aviary import demo, world
 from finercam_clip.errors import InputError
 from finercam_clip.explainer import Explainer
 
-TARGET, CONTRAST, OTHER = "a bird with a red crown", "a bird with a blue crown", "a bird with red legs"
+TARGET = world.describe(((demo.SLOT, demo.BIRD[demo.SLOT]),))  # true of the bundled picture
+CONTRAST = world.describe(((demo.SLOT, demo.OTHER),))
+OTHER = "a bird with a striped wing and red legs"
 DEMO = str(demo.IMAGE)
 
 
@@ -185,8 +187,27 @@ def test_the_page_is_local_silent_and_shared_with_nobody(page: tuple[Any, str]) 
 
 def test_a_taken_port_is_one_line(page: tuple[Any, str], bundled: Explainer) -> None:
     port = int(page[1].rstrip("/").rsplit(":", 1)[1])
-    with pytest.raises(InputError, match=f"port {port} cannot be used"):
+    with pytest.raises(InputError, match=f"cannot have port {port} on 127.0.0.1"):
         ui.launch(bundled, port=port)
+
+
+@pytest.mark.parametrize(
+    ("place", "said"),
+    [
+        (["--port", "99999"], "from 1 to 65535"),
+        (["--port", "0"], "from 1 to 65535"),
+        (["--host", "no host"], "'no host'"),
+    ],
+)
+def test_a_wrong_place_is_one_line(place: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("gradio", reason="the page is the extra `ui`")
+    before = os.environ.get("GRADIO_TEMP_DIR")
+    assert cli.main(["ui", *place]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert len(captured.err.splitlines()) == 1
+    assert said in captured.err
+    assert os.environ.get("GRADIO_TEMP_DIR") == before
 
 
 def test_uploads_are_limited(page: tuple[Any, str]) -> None:
