@@ -37,7 +37,8 @@ def test_python_blocks_run_one_after_the_other(page: Path, tmp_path: Path, monke
     picture = "finercam_clip/aviary/demo.png"
     (tmp_path / picture).write_bytes((ROOT / picture).read_bytes())
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("finercam_clip.methods.METHODS", finercam_clip.methods.METHODS | {})
+    monkeypatch.setattr("finercam_clip.methods.METHODS", finercam_clip.methods.METHODS | {})  # pages add to these two
+    monkeypatch.setattr("finercam_clip.families.FAMILIES", finercam_clip.families.FAMILIES)
     names: dict[str, object] = {"finercam_clip": finercam_clip}
     for before, code in _blocks(page, ("python",)):
         compiled = compile(code, str(page), "exec")
