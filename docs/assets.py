@@ -226,14 +226,22 @@ def _contrasts() -> NDArray[np.uint8]:
 
 
 def _traits() -> NDArray[np.uint8]:
-    """A table of traits over a few birds, as `explain DIR --concepts` writes it."""
+    """A table of traits over a few birds that have some of them, as `explain DIR --concepts` writes it."""
     from finercam_clip.datasets import open_dataset
     from finercam_clip.traits import picture, read_traits, trait_table
 
+    birds = (
+        {"crown": "red", "breast": "red", "breast pattern": "plain", "wing": "black", "tail": "red"},
+        {"crown": "blue", "breast": "white", "breast pattern": "plain", "wing": "blue", "tail": "blue"},
+        {"crown": "black", "breast": "yellow", "breast pattern": "plain", "wing": "black", "beak": "black"},
+    )
     with tempfile.TemporaryDirectory() as folder:
-        for seed in range(3):
-            scene = world.draw(world.sample_bird(np.random.default_rng(seed)), seed, size=320)
-            Image.fromarray(scene.image).save(Path(folder) / f"bird-{seed}.png")
+        for i, traits in enumerate(birds):
+            bird = demo.BIRD
+            for slot, value in traits.items():
+                bird = bird.with_trait(slot, value)
+            scene = world.draw(bird, demo.SEED + 1 + i, size=320)
+            Image.fromarray(scene.image).save(Path(folder) / f"bird-{i}.png")
         return picture(trait_table(finercam_clip.load(), open_dataset(folder), read_traits("birds-traits")))
 
 
