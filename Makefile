@@ -20,9 +20,9 @@ lint: $(VENV)/.installed-lint
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Pages and API reference, into site/; a warning is an error.
+# Pages and API reference, into site/; a warning is an error (not with --quiet: it would hide them from --strict, too).
 docs: $(VENV)/.installed-docs
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --site-dir site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir site
 	@echo "site/index.html"
 
 # Every picture and figure of README, docs and model card, or ONLY=demo,methods of them; all takes about an hour.

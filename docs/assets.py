@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -27,13 +28,15 @@ from finercam_clip import render
 from finercam_clip.aviary import benchmark, demo, sanity, world
 from finercam_clip.bench import Row as Cost
 from finercam_clip.bench import format_table as costs_table
-from finercam_clip.files import write_whole
+from finercam_clip.errors import InputError
+from finercam_clip.files import make_folder, write_whole
 from finercam_clip.methods import METHODS, methods_table
 from finercam_clip.models import families_table
 from finercam_clip.options import PRESETS
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
+FIGURES = DOCS / "figures"
 FILLED = (ROOT / "README.md", ROOT / "finercam_clip" / "aviary" / "MODEL_CARD.md", *sorted(DOCS.glob("*.md")))
 
 Rows = list[dict[str, Any]]
@@ -57,19 +60,29 @@ MEASURED: dict[str, list[list[str]]] = {
 
 
 def measure(name: str) -> None:
-    """Runs the commands of a measurement and keeps their rows."""
+    """Runs the commands of a measurement and keeps their rows.
+
+    Raises:
+        InputError: a command failed, or the rows cannot be written.
+    """
+    make_folder(FIGURES)  # before hours of work, not after
     rows: Rows = []
     for command in MEASURED[name]:
         done = subprocess.run(
-            [sys.executable, "-m", "finercam_clip", *command, "--json"], stdout=subprocess.PIPE, text=True, check=True
+            [sys.executable, "-m", "finercam_clip", *command, "--json"], stdout=subprocess.PIPE, text=True, check=False
         )
+        if done.returncode != 0:
+            raise InputError(f"finercam-clip {shlex.join(command)} ended with exit code {done.returncode}")
         rows += json.loads(done.stdout)
     lines = ",\n".join(json.dumps(row) for row in rows)
-    write_whole(DOCS / "figures" / f"{name}.json", f"[\n{lines}\n]\n".encode())
+    write_whole(FIGURES / f"{name}.json", f"[\n{lines}\n]\n".encode())
 
 
 def _kept(name: str) -> Rows:
-    rows: Rows = json.loads((DOCS / "figures" / f"{name}.json").read_text())
+    path = FIGURES / f"{name}.json"
+    if not path.exists():
+        raise InputError(f"{path} is not there: make readme-assets ONLY={name} measures it")
+    rows: Rows = json.loads(path.read_text(encoding="utf-8"))
     return rows
 
 
@@ -155,6 +168,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "sanity": _sanity,
 }
 
+DERIVED = {"summary": "evaluate"}  # tables of another one's measurement
+
 
 def fill(text: str, name: str, table: str) -> str:
     """The text with a table in its place, if it has one for it."""
@@ -211,14 +226,22 @@ def _contrasts() -> NDArray[np.uint8]:
 
 
 def _traits() -> NDArray[np.uint8]:
-    """A table of traits over a few birds, as `explain DIR --concepts` writes it."""
+    """A table of traits over a few birds that have some of them, as `explain DIR --concepts` writes it."""
     from finercam_clip.datasets import open_dataset
     from finercam_clip.traits import picture, read_traits, trait_table
 
+    birds = (
+        {"crown": "red", "breast": "red", "breast pattern": "plain", "wing": "black", "tail": "red"},
+        {"crown": "blue", "breast": "white", "breast pattern": "plain", "wing": "blue", "tail": "blue"},
+        {"crown": "black", "breast": "yellow", "breast pattern": "plain", "wing": "black", "beak": "black"},
+    )
     with tempfile.TemporaryDirectory() as folder:
-        for seed in range(3):
-            scene = world.draw(world.sample_bird(np.random.default_rng(seed)), seed, size=320)
-            Image.fromarray(scene.image).save(Path(folder) / f"bird-{seed}.png")
+        for i, traits in enumerate(birds):
+            bird = demo.BIRD
+            for slot, value in traits.items():
+                bird = bird.with_trait(slot, value)
+            scene = world.draw(bird, demo.SEED + 1 + i, size=320)
+            Image.fromarray(scene.image).save(Path(folder) / f"bird-{i}.png")
         return picture(trait_table(finercam_clip.load(), open_dataset(folder), read_traits("birds-traits")))
 
 
@@ -231,20 +254,31 @@ PICTURES: dict[str, Callable[[], NDArray[np.uint8]]] = {
 
 
 def main(arguments: list[str]) -> None:
-    """Redoes what is named, or everything."""
+    """Redoes what is named, or everything. Each measurement fills its tables when it is done: one that fails after an
+    hour takes nothing else with it.
+
+    Raises:
+        InputError: there is no such thing, a command failed, or a table has not been measured yet.
+    """
     known = [*PICTURES, *MEASURED, *TABLES, "tables"]
     names = [name for part in arguments for name in part.split(",") if name]
     unknown = [name for name in names if name not in known]
     if unknown:
-        sys.exit(f"assets: there is no {', '.join(unknown)}; there are {', '.join(dict.fromkeys(known))}")
+        raise InputError(f"there is no {', '.join(unknown)}; there are {', '.join(dict.fromkeys(known))}")
     for name, make in PICTURES.items():
         if not names or name in names:
             render.write_picture(DOCS / f"{name}.jpg", make())
+    cheap = [name for name in TABLES if name not in MEASURED and name not in DERIVED]
+    fill_all([name for name in cheap if not names or name in names])
     for name in MEASURED:
         if not names or name in names:
             measure(name)
-    fill_all(list(TABLES) if not names or "tables" in names else [name for name in TABLES if name in names])
+            fill_all([name, *(table for table, source in DERIVED.items() if source == name)])
+    fill_all(list(TABLES) if "tables" in names else [name for name in DERIVED if name in names])
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    try:
+        main(sys.argv[1:])
+    except InputError as error:
+        sys.exit(f"assets: error: {error}")

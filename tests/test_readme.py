@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 
 import finercam_clip
 from finercam_clip.cli import build_parser
+from finercam_clip.errors import InputError
 from finercam_clip.prompts import prompt_files
 
 ROOT = Path(__file__).parents[1]
@@ -34,7 +37,8 @@ def test_python_blocks_run_one_after_the_other(page: Path, tmp_path: Path, monke
     picture = "finercam_clip/aviary/demo.png"
     (tmp_path / picture).write_bytes((ROOT / picture).read_bytes())
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("finercam_clip.methods.METHODS", finercam_clip.methods.METHODS | {})
+    monkeypatch.setattr("finercam_clip.methods.METHODS", finercam_clip.methods.METHODS | {})  # pages add to these two
+    monkeypatch.setattr("finercam_clip.families.FAMILIES", finercam_clip.families.FAMILIES)
     names: dict[str, object] = {"finercam_clip": finercam_clip}
     for before, code in _blocks(page, ("python",)):
         compiled = compile(code, str(page), "exec")
@@ -55,7 +59,8 @@ def test_shell_lines_are_understood(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_pictures_and_pages_that_are_linked_exist(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text(encoding="utf-8")):
+    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", text):
         if "://" not in target:
             assert (page.parent / target).exists(), target
 
@@ -86,3 +91,34 @@ def test_a_table_is_put_between_its_marks_and_nowhere_else() -> None:
     filled = assets.fill(text, "x", "new \\1")
     assert filled == text.replace("old", "new \\1")
     assert assets.fill(text, "z", "new") == text
+
+
+def test_a_measurement_is_the_command_that_its_page_shows() -> None:
+    pages = [" ".join(page.read_text(encoding="utf-8").split()) for page in PAGES]
+    for name, commands in assets.MEASURED.items():
+        for page in (page for page in pages if f"<!-- begin {name} -->" in page):
+            above = page.split(f"<!-- begin {name} -->")[0]
+            shown = f"`finercam-clip {shlex.join(commands[0])}`" if len(commands) == 1 else f"ONLY={name}`"
+            assert shown in above, name
+
+
+def test_what_was_measured_is_kept_and_fills_its_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("<!-- begin sanity -->\n<!-- end sanity -->\n<!-- begin methods -->\n<!-- end methods -->\n")
+    row = {"check": "a check", "figure": "a figure", "value": 0.25, "bound": None, "above": False, "passed": True}
+    monkeypatch.setattr(assets, "ROOT", tmp_path)
+    monkeypatch.setattr(assets, "FILLED", (page,))
+    monkeypatch.setattr(assets, "FIGURES", tmp_path / "docs" / "figures")
+    with pytest.raises(InputError, match="ONLY=sanity"):
+        assets.main(["tables"])
+    done = subprocess.CompletedProcess([], 0, json.dumps([row]))
+    monkeypatch.setattr(assets.subprocess, "run", lambda *_, **__: done)
+    assets.main(["sanity"])
+    assert "a check" in page.read_text()
+    assert "hirescam" not in page.read_text(), "only what was asked for"
+    assert json.loads((tmp_path / "docs" / "figures" / "sanity.json").read_text()) == [row]
+    done.returncode = 2
+    with pytest.raises(InputError, match="finercam-clip evaluate sanity ended"):
+        assets.main(["sanity"])
+    with pytest.raises(InputError, match="there are"):
+        assets.main(["nothing-like-it"])
