@@ -234,26 +234,28 @@ def test_bundled_weights_fit_the_wheel() -> None:
     bytes_left = sum(t.numel() * 2 for name, t in state.items() if name != "token_embedding.weight")
     assert bytes_left + int(touched.sum()) * 256 < 12 * 2**20
     config = json.loads((BUNDLED_FOLDER / "open_clip_config.json").read_text())
-    assert config["model_cfg"]["vision_cfg"]["image_size"] == 128
+    assert config["model_cfg"]["vision_cfg"]["image_size"] == 160
 
 
 def test_bundled_model_tells_pairs_apart_and_points_at_the_part_that_differs(bundled: Explainer) -> None:
-    """On 120 held-out questions of each kind; the README's figures are of 500."""
-    rows = benchmark.evaluate(bundled, methods=[Options().method], questions=120, seed=40_000)
+    """On 60 held-out questions of each kind; the documentation's figures are of 500."""
+    rows = benchmark.evaluate(bundled, methods=[Options().method], questions=60, seed=40_000)
     found = {(row.kind, row.objective): {name: f[0] for name, f in row.figures.items()} for row in rows}
     for kind in ("attribute", "species", "unseen"):
         finer = found[kind, "finer"]
         assert finer["pair accuracy"] >= 0.95, kind
-        assert finer["pointing"] >= 0.50, kind
-        assert finer["energy"] >= 10 * finer["chance"], kind
+        assert finer["pointing"] >= 0.70, kind
+        assert finer["near"] >= 0.85, kind
+        assert finer["energy"] >= 12 * finer["chance"], kind
     # Texts that name three parts: what the contrast shares is subtracted, so the map is more about what differs.
     for kind in ("species", "unseen"):
         finer, plain = found[kind, "finer"], found[kind, "similarity"]
-        assert finer["pointing"] > plain["pointing"] + 0.1
-        assert finer["energy"] > 1.3 * plain["energy"]
+        assert finer["pointing"] > plain["pointing"] + 0.3
+        assert finer["energy"] > 1.5 * plain["energy"]
         assert finer["drop"] > plain["drop"]
     assert found["two birds", "finer"]["drop"] > found["two birds", "similarity"]["drop"]
     assert found["absent", ""]["auroc"] >= 0.95
+    assert found["absent", ""]["flagged"] >= 0.8
 
 
 def test_swapping_the_colours_of_two_birds_swaps_the_answer(bundled: Explainer) -> None:

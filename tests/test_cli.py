@@ -642,11 +642,11 @@ def test_progress_is_for_a_terminal_and_not_for_the_quiet(quiet: bool, tmp_path:
 
     keeper, terminal = pty.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 25, 80, 0, 0))
-    image = tmp_path / "grey.png"
-    Image.new("RGB", (64, 64), "grey").save(image)
-    occlusion = ["explain", image, *QUESTION, "--method", "occlusion", *(["--quiet"] if quiet else [])]
+    (tmp_path / "birds").mkdir()
+    Image.new("RGB", (64, 64), "grey").save(tmp_path / "birds" / "grey.png")
+    maps = ["generate", "birds", "--target", TARGET, "--contrast", CONTRAST, "--output", "run"]
     done = subprocess.run(
-        [sys.executable, "-m", "finercam_clip", *map(str, occlusion)],
+        [sys.executable, "-m", "finercam_clip", *maps, *(["--quiet"] if quiet else [])],
         stdout=subprocess.PIPE,
         stderr=terminal,
         text=True,
@@ -662,5 +662,5 @@ def test_progress_is_for_a_terminal_and_not_for_the_quiet(quiet: bool, tmp_path:
     os.close(terminal)
     os.close(keeper)
     assert done.returncode == 0
-    assert "picture" in done.stdout
-    assert ("loading" in said and "occlusion" in said) if not quiet else said == ""
+    assert "1 of 1 images" in done.stdout
+    assert ("loading" in said and "1/1" in said) if not quiet else said == ""

@@ -16,7 +16,7 @@ from skimage import data
 
 import finercam_clip
 from finercam_clip import InputError, Options
-from finercam_clip.aviary import demo
+from finercam_clip.aviary import benchmark, demo
 from finercam_clip.explainer import Explainer, ImageEncoding
 from finercam_clip.families import POOLINGS
 from finercam_clip.tails import unit_norm
@@ -249,7 +249,7 @@ def test_a_change_in_a_photograph_moves_the_activations_there(photo: ImageEncodi
 
 @pytest.mark.parametrize("shape", [(448, 900), (900, 448)])
 def test_the_map_lands_on_the_bird_in_wide_and_tall_pictures(bundled: Explainer, shape: tuple[int, int]) -> None:
-    """The drawn bird in the middle of a larger picture: the crown is found where it was put."""
+    """The drawn bird in the middle of a larger picture: the crown is found where it was put, to half a cell."""
     scene = demo.demo_scene()
     size = scene.image.shape[0]
     picture = np.full((*shape, 3), 150, np.uint8)
@@ -257,7 +257,8 @@ def test_the_map_lands_on_the_bird_in_wide_and_tall_pictures(bundled: Explainer,
     picture[y : y + size, x : x + size] = scene.image
     peak = bundled.explain(picture, RED, [BLUE]).peak
     assert peak is not None
-    assert scene.masks[0]["crown"][peak[1] - y, peak[0] - x]
+    off = benchmark._distance(scene.masks[0]["crown"], (peak[0] - x, peak[1] - y))
+    assert off <= size / 20 / 2  # half a cell: the grid lies elsewhere on the bird than in the picture by itself
 
 
 def test_wrong_options_are_errors_that_list_what_there_is(tiny: Explainer) -> None:
