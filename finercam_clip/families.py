@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from open_clip.modified_resnet import ModifiedResNet
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
+from timm.layers.attention_pool import AttentionPoolLatent
 from timm.layers.conv2d_same import Conv2dSame
 from timm.layers.format import Format
 from timm.layers.hybrid_embed import HybridEmbed
@@ -28,10 +29,11 @@ from torch import Tensor, nn
 
 from finercam_clip.errors import InputError
 from finercam_clip.images import pair
-from finercam_clip.tails import AutogradTail, ClassTokenTail, Tail, unit_norm
+from finercam_clip.tails import AutogradTail, QueryTail, Tail, unit_norm
 
 POOLINGS = ("model", "mean", "token")
 Tower = Any  # an nn.Module with open_clip's attributes, which torch's types do not know
+PullBack = Callable[[Tensor], Tensor]  # cotangents at a function's output [K, D] -> at its input
 
 
 @dataclass(frozen=True)
@@ -334,6 +336,8 @@ def _vit_sized(visual: Tower, size: tuple[int, int]) -> AbstractContextManager[N
 def _vit_encode(visual: Tower, pixels: Tensor, pooling: str) -> list[Tail]:
     if pooling != "mean" and _pools_class_token(visual):
         return list(_class_token_tails(visual, pixels))
+    if pooling == "model" and _pools_by_one_query(visual):
+        return list(_pool_query_tails(visual, pixels))
     return _vit_recorded_tails(visual, pixels, pooling)
 
 
@@ -387,8 +391,8 @@ def _pools_class_token(visual: Tower) -> bool:
 
 
 @torch.no_grad()
-def _class_token_tails(visual: Tower, pixels: Tensor) -> Iterator[ClassTokenTail]:
-    """All blocks but the last, then of the last only what the class token reads (see `ClassTokenTail`)."""
+def _class_token_tails(visual: Tower, pixels: Tensor) -> Iterator[QueryTail]:
+    """All blocks but the last, then of the last only what the class token reads (see `QueryTail`)."""
     blocks = visual.transformer.resblocks
     found = visual.forward_intermediates(
         pixels,
@@ -404,41 +408,105 @@ def _class_token_tails(visual: Tower, pixels: Tensor) -> Iterator[ClassTokenTail
     tokens = block.ln_1(torch.cat([residual[:, None], found["image_intermediates"][0]], 1))
     weight = attention.in_proj_weight
     bias = attention.in_proj_bias if attention.in_proj_bias is not None else weight.new_zeros(len(weight))
-    width, heads = tokens.shape[-1], attention.num_heads
-    query = F.linear(tokens[:, 0], weight[:width], bias[:width])
-    keyed = F.linear(tokens, weight[width : 2 * width])  # without their biases: W_k a, W_v a
-    valued = F.linear(tokens, weight[2 * width :])
+    width = tokens.shape[-1]
+    query = F.linear(tokens[:, 0], weight[:width], bias[:width]).view(len(pixels), attention.num_heads, -1)
+    return _query_tails(
+        tokens, 1, query, weight[width:], bias[width:], lambda i, o: _class_token_rest(visual, residual[i], o)
+    )
+
+
+def _pools_by_one_query(visual: Tower) -> bool:
+    """Whether the embedding is one query of the attention pool (CoCa), the others serving its text decoder."""
+    return visual.attn_pool is not None and visual.attn_pool_contrastive is None and visual.pool_type == "tok"
+
+
+@torch.no_grad()
+def _pool_query_tails(visual: Tower, pixels: Tensor) -> Iterator[QueryTail]:
+    """Of the attention pool only what its first query reads (see `QueryTail`)."""
+    pool = visual.attn_pool
+    attention = pool.attn
+    tokens, _ = _input_of(pool, lambda: visual(pixels))
+    own, width = attention.in_proj_weight, attention.embed_dim
+    parts = own.chunk(3) if own is not None else [getattr(attention, f"{x}_proj_weight") for x in "qkv"]
+    bias = attention.in_proj_bias
+    query = F.linear(pool.ln_q(pool.query[:1]), parts[0], bias[:width]).view(1, attention.num_heads, -1)
+
+    def finish(attended: Tensor) -> Tensor:
+        pooled: Tensor = visual.ln_post(attention.out_proj(attended))
+        return pooled if visual.proj is None else pooled @ visual.proj
+
+    return _query_tails(
+        pool.ln_k(tokens),
+        1,
+        query,
+        torch.cat(tuple(parts[1:])),
+        bias[width:],
+        lambda i, o: _recorded_rest(visual, o, finish),
+    )
+
+
+@torch.no_grad()
+def _query_tails(
+    tokens: Tensor,
+    prefix: int,
+    query: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    rest: Callable[[int, Tensor], tuple[Tensor, PullBack]],
+) -> Iterator[QueryTail]:
+    """One tail an image where a query, [B or 1, H, c], reads tokens [B, n, C], the first `prefix` of which are no
+    patches.
+
+    weight, bias: of keys and values, [2 H c, C] and [2 H c]. rest: the number of the image and its attention output o
+    [H c], before the projection -> f, and the way back from cotangents at f [K, D] to cotangents at o [K, H c].
+    """
+    heads, width = query.shape[1:]
+    key_weight, value_weight = weight.chunk(2)
 
     def split(x: Tensor) -> Tensor:
-        return x.float().view(*x.shape[:-1], heads, -1)
+        return x.float().view(*x.shape[:-1], heads, width)
 
-    queries = split(query) * (width // heads) ** -0.5
-    match = torch.einsum("bhc,bnhc->bnh", queries, split(keyed))
-    # The key bias adds the same number to every score of a head: softmax does not see it.
+    queries = (query.float() * width**-0.5).expand(len(tokens), -1, -1)
+    # Without their biases: W_k a, W_v a. The key bias adds the same number to every score of a head: softmax does not
+    # see it.
+    match = torch.einsum("bhc,bnhc->bnh", queries, split(F.linear(tokens, key_weight)))
     weights = match.softmax(1)
-    value_bias = split(bias[2 * width :])
-    content = split(valued)
+    value_bias = split(bias[len(key_weight) :])
+    content = split(F.linear(tokens, value_weight))
     attended = torch.einsum("bnh,bnhc->bhc", weights, content) + value_bias
-    key_weight, value_weight = (w.float().view(heads, -1, width) for w in weight[width:].chunk(2))
-    query_keys = torch.einsum("bhc,hck->bhk", queries, key_weight)
-    for i in range(len(pixels)):
-        embedding, pull_back = _class_token_rest(visual, residual[i], attended[i].flatten())
-        yield ClassTokenTail(
-            activations=tokens[i, 1:].float(),
-            weights=weights[i, 1:],
-            content=content[i, 1:],
+    key_heads, value_heads = (w.float().view(heads, width, -1) for w in (key_weight, value_weight))
+    query_keys = torch.einsum("bhc,hck->bhk", queries, key_heads)
+    for i in range(len(tokens)):
+        embedding, pull_back = rest(i, attended[i].flatten())
+        yield QueryTail(
+            activations=tokens[i, prefix:].float(),
+            weights=weights[i, prefix:],
+            content=content[i, prefix:],
             bias=value_bias,
-            match=match[i, 1:],
+            match=match[i, prefix:],
             attended=attended[i],
             query_keys=query_keys[i],
-            value_weight=value_weight,
+            value_weight=value_heads,
             embedding=embedding,
             pull_back_rest=pull_back,
         )
 
 
+def _recorded_rest(visual: Tower, attended: Tensor, finish: Callable[[Tensor], Tensor]) -> tuple[Tensor, PullBack]:
+    """The `rest` of `_query_tails` from the graph of `finish`, from [1, H c] to the embedding before normalising."""
+    with frozen(visual), torch.enable_grad():
+        leaf = attended.to(next(visual.parameters()).dtype)[None].requires_grad_()
+        embedding = as_scored(visual, finish(leaf))[0]
+
+    def pull_back(g: Tensor) -> Tensor:
+        (back,) = torch.autograd.grad(embedding, leaf, g, retain_graph=True, is_grads_batched=True)
+        return back[:, 0]
+
+    return embedding.detach(), pull_back
+
+
 @torch.no_grad()
-def _class_token_rest(visual: Tower, residual: Tensor, attended: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+def _class_token_rest(visual: Tower, residual: Tensor, attended: Tensor) -> tuple[Tensor, PullBack]:
     """What follows the class token's attention output o [C], before its projection: the unit-norm embedding f, and the
     way back: cotangents at f [K, D] -> at o [K, C], as a chain of matrix products (autograd would loop over the K)."""
     block = visual.transformer.resblocks[-1]
@@ -571,6 +639,8 @@ def _tokens_encode(visual: Tower, pixels: Tensor, pooling: str) -> list[Tail]:
             raise pooled_by_attention(f"pooling '{pooling}'")
         with torch.no_grad():
             features = trunk.forward_features(pixels)
+        if _reads_with_one_latent(trunk):
+            return list(_latent_tails(visual, features))
         return _recorded_tails(visual, features, lambda x: visual.head(trunk.forward_head(x)), patches)
     if pooling == "token" and not trunk.num_prefix_tokens:
         raise InputError(f"{type(trunk).__name__} has no class token to pool; use pooling 'model' or 'mean'")
@@ -583,6 +653,37 @@ def _tokens_encode(visual: Tower, pixels: Tensor, pooling: str) -> list[Tail]:
         patches,
         None if layer in list(trunk.blocks) else layer,
     )
+
+
+def _reads_with_one_latent(trunk: Any) -> bool:
+    """Whether the pool is attention of one query that no picture changes, to keys and values linear in the tokens."""
+    pool = trunk.attn_pool
+    return (
+        type(pool) is AttentionPoolLatent
+        and (pool.latent_len == 1 or pool.pool == "token")
+        and pool.pos_embed is None
+        and isinstance(pool.k_norm, nn.Identity)
+    )
+
+
+@torch.no_grad()
+def _latent_tails(visual: Tower, features: Tensor) -> Iterator[QueryTail]:
+    """Of an attention pool's input, tokens [B, n, C], what its latent query reads (see `QueryTail`)."""
+    trunk, prefix = visual.trunk, visual.trunk.num_prefix_tokens
+    pool = trunk.attn_pool
+    if not getattr(trunk, "pool_include_prefix", True):
+        features, prefix = features[:, prefix:], 0
+    query = pool.q_norm(pool.q(pool.latent[:, :1]).view(1, pool.num_heads, -1))
+    weight = pool.kv.weight
+    bias = pool.kv.bias if pool.kv.bias is not None else weight.new_zeros(len(weight))
+
+    def finish(attended: Tensor) -> Tensor:
+        x = pool.proj(attended)
+        x = x if pool.mlp is None else x + pool.mlp(pool.norm(x))
+        output: Tensor = visual.head(trunk.head(trunk.fc_norm(x)))
+        return output
+
+    return _query_tails(features, prefix, query, weight, bias, lambda i, o: _recorded_rest(visual, o, finish))
 
 
 def _tokens_finish(visual: Tower, tokens: Tensor, pooling: str) -> Tensor:

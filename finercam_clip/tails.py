@@ -3,9 +3,10 @@
 Two kinds of tail give the same numbers (a test says so):
 
 * `AutogradTail`: the graph from A to f as torch recorded it. Works for any tower and any pooling.
-* `ClassTokenTail`: towers that pool the class token. In the last block only that token's row of attention is read, so
-  all of J passes through its C attention outputs o. Grad-CAM's gradient is then the gradient at a shift shared by all
-  patches, HiResCAM's at a gate on each patch, and both are products of o's cotangent with features in closed form.
+* `QueryTail`: towers where one query reads the patches last: the class token's in the last block, or the latent of an
+  attention pool. All of J passes through its attention outputs o. Grad-CAM's gradient is then the gradient at a shift
+  shared by all patches, HiResCAM's at a gate on each patch, and both are products of o's cotangent with features in
+  closed form.
 """
 
 from __future__ import annotations
@@ -58,14 +59,14 @@ class AutogradTail:
 
 
 @dataclass(frozen=True, eq=False)
-class ClassTokenTail:
-    """The last block's class-token row, H heads of width c (C = H c). Float32 but for the modules.
+class QueryTail:
+    """The row of attention of the query that reads the patches last, H heads of width c. Float32 but for the modules.
 
-    activations: A [N, C]; weights: attention p of the class token on each patch [N, H]; content: value vectors without
+    activations: A [N, C]; weights: attention p of the query on each patch [N, H]; content: value vectors without
     their bias, W_v a_n, [N, H, c]; bias: of the values [H, c]; match: the part of each score that is linear in a_n,
     q . W_k a_n / sqrt(c), [N, H]; attended: o, the attention output before its projection [H, c]; query_keys: q W_k /
     sqrt(c), the gradient of a score at a_n [H, C]; value_weight: W_v [H, c, C]; embedding: f [D]; pull_back_rest: the
-    rest of the tower backwards, from rows of cotangents at f [K, D] to rows at o [K, C].
+    rest of the tower backwards, from rows of cotangents at f [K, D] to rows at o [K, H c].
     """
 
     activations: Tensor
@@ -80,13 +81,13 @@ class ClassTokenTail:
     pull_back_rest: Callable[[Tensor], Tensor]
 
     def pull_back(self, directions: Tensor) -> Tensor:
-        """Cotangents at o, [K, C], for directions [K, D]: a chain of matrix products back through the last MLP."""
+        """Cotangents at o, [K, H c], for directions [K, D]: matrix products back through the last MLP."""
         norms = directions.norm(dim=1, keepdim=True).clamp_min(1e-12)
         cotangents: Tensor = self.pull_back_rest(directions / norms).float() * norms
         return cotangents
 
     def shift_features(self) -> Tensor:
-        """[N, C]: its product with o's cotangent is Grad-CAM's map, A times the mean gradient over patches.
+        """[N, H c]: its product with o's cotangent is Grad-CAM's map, A times the mean gradient over patches.
 
         A shift of all patches adds one number to every patch's score and the patches' total attention to the values.
         """
@@ -96,7 +97,7 @@ class ClassTokenTail:
         return features.flatten(1) / len(self.weights)
 
     def gate_features(self) -> Tensor:
-        """[N, C]: its product with o's cotangent is HiResCAM's map, A times its own gradient at each patch."""
+        """[N, H c]: its product with o's cotangent is HiResCAM's map, A times its own gradient at each patch."""
         lift = self.content + self.bias - self.attended
         return (self.weights[..., None] * (self.content + self.match[..., None] * lift)).flatten(1)
 

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 from finercam_clip import InputError
 from finercam_clip.attention import attentions_of
-from finercam_clip.families import FAMILIES, Family, family_of, family_of_config
+from finercam_clip.families import FAMILIES, Family, family_of, family_of_config, tails_at
 from finercam_clip.methods.gradients import gradcam, hirescam
-from finercam_clip.tails import Tail
+from finercam_clip.tails import QueryTail, Tail
 
 REPRESENTATIVES = (
     "ViT-S-32",  # class token
@@ -162,6 +162,31 @@ def test_attention_is_the_towers_own(tower: Any) -> None:
         assert bool(torch.isfinite(slope).all())
         assert float(slope.abs().max()) > 0
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in tower.modules())
+
+
+def test_the_closed_form_is_the_recorded_graph(tower: Any) -> None:
+    """Where a tower has one: the same gradients and maps as autograd through the whole tower."""
+    family = family_of(tower)
+    pixels = _pixels(_size(tower, family))
+    (closed,) = family.encode(tower, pixels, "model")
+    if not isinstance(closed, QueryTail):
+        return
+    (graph,) = tails_at(family, tower, pixels, "model", family.target_layer(tower))
+    directions = torch.randn(3, len(closed.embedding), generator=torch.Generator().manual_seed(3))
+    for one, two in zip(closed.gradients(directions), graph.gradients(directions), strict=True):
+        assert float((one - two).abs().max()) <= 1e-5 * float(two.abs().max())
+    for method in (gradcam, hirescam):
+        one, two = method(closed, directions), method(graph, directions)
+        assert float((one - two).abs().max()) <= 1e-5 * float(two.abs().max())
+
+
+@pytest.mark.parametrize("name", ["ViT-S-32", "coca_ViT-B-32", "ViT-B-16-SigLIP2", "PE-Core-T-16-384"])
+def test_towers_that_one_query_reads_have_the_closed_form(name: str) -> None:
+    """A thousand questions must not take a thousand passes back."""
+    tower = build(name)
+    family = family_of(tower)
+    (tail,) = family.encode(tower, _pixels(_size(tower, family)), "model")
+    assert isinstance(tail, QueryTail)
 
 
 @torch.no_grad()

@@ -19,7 +19,7 @@ from finercam_clip.explainer import Explainer
 from finercam_clip.families import family_of
 from finercam_clip.methods import METHODS
 from finercam_clip.methods.gradients import gradcam, hirescam
-from finercam_clip.tails import AutogradTail, ClassTokenTail
+from finercam_clip.tails import AutogradTail, QueryTail
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -65,7 +65,7 @@ def test_the_closed_form_is_the_recorded_graph(name: str) -> None:
     closed = explainer.family.encode(visual, pixels, "model")
     directions = torch.randn(5, 32, generator=torch.Generator().manual_seed(2)) * 20
     for i, tail in enumerate(closed):
-        assert isinstance(tail, ClassTokenTail)
+        assert isinstance(tail, QueryTail)
         graph = _graph(explainer, pixels[i : i + 1])
         torch.testing.assert_close(tail.activations, graph.activations, rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(tail.embedding, graph.embedding, rtol=1e-5, atol=1e-6)
@@ -95,7 +95,7 @@ def test_the_closed_form_is_exact_in_float64(name: str, monkeypatch: pytest.Monk
     monkeypatch.setattr(Tensor, "float", Tensor.double)
     (closed,) = explainer.family.encode(explainer.loaded.model.visual, pixels, "model")
     graph = _graph(explainer, pixels)
-    assert isinstance(closed, ClassTokenTail)
+    assert isinstance(closed, QueryTail)
     assert closed.embedding.dtype == torch.float64
     exact = {"rtol": 1e-9, "atol": 1e-12}
     torch.testing.assert_close(closed.activations, graph.activations, **exact)

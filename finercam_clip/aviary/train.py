@@ -129,7 +129,7 @@ def build_model(size: int) -> open_clip.CLIP:
 class Look:
     """What the model makes of a batch of pictures. embeddings: unit norm, [B, D]; patches: [B, N, C], and pull_back,
     directions [K, B, D] -> [K, B, C]: their product is what each patch adds to a similarity (HiResCAM at the last
-    block, as `tails.ClassTokenTail.gate_features` has it, but with its own gradient)."""
+    block, as `tails.QueryTail.gate_features` has it, but with its own gradient)."""
 
     embeddings: Tensor
     patches: Tensor

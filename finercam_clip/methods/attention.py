@@ -13,7 +13,7 @@ from torch import Tensor
 
 from finercam_clip.errors import InputError
 from finercam_clip.passes import attentions, blocks_of, patches_of, pooled_row, pooling_of
-from finercam_clip.tails import ClassTokenTail
+from finercam_clip.tails import QueryTail
 
 if TYPE_CHECKING:
     from finercam_clip.explainer import ImageEncoding
@@ -28,11 +28,11 @@ def grad_eclip(encoding: ImageEncoding, directions: Tensor) -> Tensor:
     """
     if pooling_of(encoding) != "token":
         raise InputError(f"grad-eclip needs a tower that pools the class token; this one pools: {pooling_of(encoding)}")
-    attention = attentions(encoding, 1, graph=not isinstance(encoding.tail, ClassTokenTail))
+    attention = attentions(encoding, 1, graph=not isinstance(encoding.tail, QueryTail))
     query, key, value = (part.float().transpose(0, 1).flatten(1) for part in attention.projected(-1))
     cosines = patches_of(encoding, F.cosine_similarity(query[:1], key))
     loose = (cosines - cosines.min()) / (cosines.max() - cosines.min()).clamp_min(1e-12)
-    if isinstance(encoding.tail, ClassTokenTail):
+    if isinstance(encoding.tail, QueryTail):
         slopes = encoding.tail.pull_back(directions)
     else:
         slopes = torch.stack([attention.head_gradients(d)[-1][0] for d in directions])
