@@ -125,7 +125,7 @@ def _ranking() -> str:
         "| near | energy |",
         "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
-    for method in sorted({row.method for row in rows.values()}, key=species, reverse=True):
+    for method in sorted({row.method for row in rows.values()}, key=lambda name: (-species(name), name)):
         mean, low, high = figure(method, "species", "finer", "pointing")
         cells = [
             f"{figure(method, 'attribute', objective, 'pointing')[0]:.2f}" for objective in ("similarity", "finer")
