@@ -49,7 +49,7 @@ _RANKED = ["evaluate", "aviary", "--seed", "500000", "--kind", "attribute", "--k
 MEASURED: dict[str, list[list[str]]] = {
     "bench": [["bench", "--model", "ViT-B-16", "--pretrained", "random"]],
     "batch": [["bench", "--model", "ViT-B-16", "--pretrained", "random", "--batch", "16"]],
-    "bench-methods": [["bench", "--methods"]],
+    "bench-methods": [["bench", "--methods", "all"]],
     "evaluate": [["evaluate", "aviary", "--questions", "500", "--seed", "500000", "--method", "hirescam"]],
     "ranking": [
         [*_RANKED, "--questions", "200", *(part for name in FAST for part in ("--method", name))],

@@ -59,17 +59,30 @@ def bench(
 
 
 def bench_methods(
-    explainer: Explainer, *, runs: int = 7, progress: Callable[[str], None] = lambda line: None
+    explainer: Explainer,
+    methods: Collection[str] = (),
+    *,
+    runs: int = 7,
+    progress: Callable[[str], None] = lambda line: None,
 ) -> list[Row]:
-    """The same for every method that works on this model, with 1 and 32 questions."""
+    """The same for these methods, or for every one that works on this model, with 1 and 32 questions.
+
+    Raises:
+        InputError: there is no such method, or it does not work on this model.
+    """
     subject = _subject(explainer)
     candidates: dict[str, Callable[[], None]] = {"encode_image": subject.bare}
     once: set[str] = set()
-    for name, method in METHODS.items():
+    for name in methods or METHODS:
+        if name not in METHODS:
+            raise InputError(f"there is no method '{name}' to time; there are {', '.join(METHODS)}, or 'all'")
+        method = METHODS[name]
         try:
             if not method.slow:  # those work on any tower
                 subject.encoding.maps(subject.texts[:1], name)
         except InputError:
+            if methods:
+                raise
             continue
         rows = {f"{name}, {n} question{'s' if n > 1 else ''}": subject.asked(n, method=name) for n in QUESTIONS[:2]}
         candidates |= rows

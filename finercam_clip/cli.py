@@ -28,7 +28,10 @@ _EXAMPLES = {
     "dataset": ["finercam-clip dataset check CUB_200_2011"],
     "methods": ["finercam-clip methods"],
     "models": ["finercam-clip models | grep SigLIP2"],
-    "bench": ["finercam-clip bench --model ViT-B-16 --pretrained random --batch 16"],
+    "bench": [
+        "finercam-clip bench --model ViT-B-16 --pretrained random --batch 16",
+        "finercam-clip bench --methods all",
+    ],
     "evaluate": [
         "finercam-clip evaluate aviary --questions 100 --method hirescam --method legrad",
         "finercam-clip evaluate sanity",
@@ -122,7 +125,9 @@ def build_parser() -> argparse.ArgumentParser:
     bench = add_command("bench", "time and memory of 1, 32 and 1,000 questions beside a bare forward pass")
     bench.add_argument("--runs", type=int, default=7, help="rounds to take the median of (%(default)s)")
     bench.add_argument("--batch", type=int, default=1, help="images at a time (%(default)s)")
-    bench.add_argument("--methods", action="store_true", help="every method instead, beside a bare forward pass")
+    bench.add_argument(
+        "--methods", action="append", metavar="METHOD", help="time methods instead: repeat for several, or 'all'"
+    )
     bench.add_argument("--json", action="store_true", help="print as JSON")
     _add_model_arguments(bench)
     bench.set_defaults(run=_bench)
@@ -137,7 +142,10 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--seed", type=int, default=0, help="the first question's seed (%(default)s)")
     evaluate.add_argument("--kind", action="append", help="aviary: repeat for several (default: all)")
     evaluate.add_argument(
-        "--method", action="append", help="aviary: repeat for several, or 'all' (default: hirescam and gradcam)"
+        "--method",
+        "--methods",
+        action="append",
+        help="aviary: repeat for several, or 'all' (default: hirescam and gradcam)",
     )
     evaluate.add_argument("--objective", action="append", help="aviary: repeat for several (similarity and finer)")
     evaluate.add_argument("--json", action="store_true", help="print as JSON")
@@ -402,7 +410,8 @@ def _bench(arguments: argparse.Namespace) -> None:
     if arguments.batch < 1 or (arguments.methods and arguments.batch > 1):
         raise InputError(f"--batch is a number from 1 up, and 1 with --methods, not {arguments.batch}")
     if arguments.methods:
-        rows = bench_methods(_load(arguments), runs=arguments.runs, progress=_say)
+        named = () if "all" in arguments.methods else arguments.methods
+        rows = bench_methods(_load(arguments), named, runs=arguments.runs, progress=_say)
     else:
         rows = bench(_load(arguments), runs=arguments.runs, batch=arguments.batch, progress=_say)
     _say("")

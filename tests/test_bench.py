@@ -6,6 +6,7 @@ import pytest
 from conftest import tiny_explainer
 
 from finercam_clip.bench import bench, bench_methods, format_table
+from finercam_clip.errors import InputError
 from finercam_clip.explainer import Explainer
 from finercam_clip.methods import METHODS
 
@@ -46,6 +47,15 @@ def test_every_method_that_works_on_the_model_is_measured(monkeypatch: pytest.Mo
     assert all(row.seconds > 0 for row in rows)
     assert all(row.memory > 0 for row in rows if not METHODS.get(row.name.split(",")[0], METHODS["gradcam"]).slow)
     assert "nan" not in format_table(rows)
+
+
+def test_methods_are_measured_by_name(tiny: Explainer) -> None:
+    rows = bench_methods(tiny, ["hirescam", "rollout"], runs=1)
+    assert [row.name.split(",")[0] for row in rows] == ["encode_image", *2 * ["hirescam"], *2 * ["rollout"]]
+    with pytest.raises(InputError, match="no method 'lime'"):
+        bench_methods(tiny, ["lime"], runs=1)
+    with pytest.raises(InputError, match="class token"):  # not left out in silence, as of all of them
+        bench_methods(tiny_explainer(pool_type="avg"), ["grad-eclip"], runs=1)
 
 
 @pytest.mark.slow
