@@ -82,7 +82,11 @@ def build_parser() -> argparse.ArgumentParser:
     explain.add_argument("--nearest", type=int, metavar="N", help="N contrasts: the most similar of --vocabulary")
     explain.add_argument("--preset", help="the paper's modes: baseline, finer-default (3 nearest), finer-compare (1)")
     _add_question_arguments(explain)
-    explain.add_argument("--output", type=Path, help="picture to write (IMAGE-finercam.png; with --json none)")
+    explain.add_argument(
+        "--output",
+        type=Path,
+        help="picture to write (IMAGE-finercam.png; with --json none); --concepts writes a .csv beside it",
+    )
     explain.add_argument("--json", action="store_true", help="print everything as JSON instead of a summary")
     _add_model_arguments(explain)
     explain.set_defaults(run=_explain)
@@ -301,7 +305,12 @@ def _traits(arguments: argparse.Namespace) -> int:
     given = (arguments.target, arguments.contrast, arguments.nearest, arguments.preset, arguments.json)
     if any(given):
         raise InputError("--concepts brings its own targets and contrasts: leave the others and --json out")
-    output = check_output(arguments.output or Path(f"{arguments.image.resolve().stem}-traits.png"))
+    output = arguments.output or Path(f"{arguments.image.resolve().stem}-traits.png")
+    if output.suffix.lower() == ".csv":  # the picture lies beside the table, under either name
+        output = output.with_suffix(".png")
+    check_output(output)
+    if output.with_suffix(".csv").resolve() == arguments.image.resolve():
+        raise InputError(f"--output {output}: its table would be {arguments.image}, the list itself; name another")
     asked = traits.read_traits(arguments.concepts)
     dataset, options = open_dataset(arguments.image), spelt_out(_asked(arguments))
     table = traits.trait_table(_load(arguments), dataset, asked, options=options, progress=_say)

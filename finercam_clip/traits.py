@@ -64,7 +64,11 @@ def read_traits(source: str | Path) -> tuple[Trait, ...]:
     Raises:
         InputError: no such file, or it does not hold traits.
     """
-    path = prompt_files(".yaml").get(str(source)) or Path(source)
+    packaged = prompt_files(".yaml") | prompt_files()
+    path = packaged.get(str(source)) or Path(source)
+    if not path.is_file():
+        names = ", ".join(packaged)
+        raise InputError(f"there are no traits '{source}'; packaged are {names}; or give a file (.yaml, .txt)")
     if path.suffix.lower() not in (".yaml", ".yml"):
         return tuple(Trait(text, text) for text in read_prompts(source))
     try:

@@ -380,6 +380,21 @@ def test_wrong_traits_are_one_line(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["t.yaml"]
 
 
+def test_a_trait_table_may_be_named_by_its_csv_but_not_as_its_own_list(
+    run_here: Callable[..., int], birds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_here("explain", birds / "test", "--concepts", "birds-traits", "--output", "t.csv") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["t.csv", "t.png"]
+    image = next((birds / "test").rglob("*.jpg"))
+    listed = f"image\n{image}\n"
+    (tmp_path / "list.csv").write_text(listed)
+    assert run_here("explain", "list.csv", "--concepts", "birds-traits", "--output", "list.png") == 2
+    assert "the list itself" in capsys.readouterr().err
+    assert (tmp_path / "list.csv").read_text() == listed
+    assert run_here("explain", birds, "--concepts", "bird-traits") == 2
+    assert "birds-traits" in capsys.readouterr().err  # the name that was meant
+
+
 def test_traits_may_be_a_plain_list(tmp_path: Path) -> None:
     (tmp_path / "t.txt").write_text("a red crown\na blue crown\n")
     (tmp_path / "t.yaml").write_text("- a red crown\n- a blue crown\n")
