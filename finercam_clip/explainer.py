@@ -112,6 +112,8 @@ class Explainer:
         image: a path, a PIL image, or a uint8 array [H, W, 3] (RGB). `changes`: any field of `Options`.
         """
         options = spelt_out(changes)
+        if isinstance(image, (list, tuple)):
+            raise InputError("explain takes one image; explain_batch takes a list of them, and a list of questions")
         self._question(target, contrasts, options)  # a wrong question is an error before the image costs anything
         encoding = self.encode(image, **_settled(options))
         return encoding.explain(target, contrasts, **changes)
@@ -125,8 +127,15 @@ class Explainer:
         """Every question about every image: a list an image, of one `Explanation` a question.
 
         questions: (target, contrasts) as `explain` takes them; each text is embedded once, whatever the images.
+
+        Raises:
+            InputError: an image or a question cannot be used, or these are not lists of them.
         """
         options = spelt_out(changes)
+        if not isinstance(images, (list, tuple)):
+            raise InputError(f"explain_batch takes a list of images, not {type(images).__name__}")
+        if isinstance(questions, str) or any(isinstance(one, str) or len(one) != 2 for one in questions):
+            raise InputError('questions is a list of (target, contrasts), as [("a red crown", ["a blue crown"])]')
         asked = [self._embedded_question(target, contrasts, options) for target, contrasts in questions]
         encodings: list[ImageEncoding] = self.encode(list(images), **_settled(options))
         return [[encoding._answer(question, options) for question in asked] for encoding in encodings]

@@ -86,6 +86,17 @@ def test_a_batch_of_images_of_different_shapes_is_each_alone(tiny: Explainer) ->
                 assert answer.similarities == pytest.approx(alone.similarities, abs=1e-5)
 
 
+def test_one_image_or_many_is_said_not_guessed(tiny: Explainer) -> None:
+    with pytest.raises(InputError, match="explain_batch"):
+        tiny.explain([WIDE, TALL], RED, [BLUE])  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="list of images"):
+        tiny.explain_batch("bird.jpg", [(RED, [BLUE])])
+    wrong: Any
+    for wrong in (RED, [RED, BLUE]):
+        with pytest.raises(InputError, match="list of"):
+            tiny.explain_batch([WIDE], wrong)
+
+
 def test_what_was_settled_in_encoding_cannot_be_changed_in_asking(tiny: Explainer) -> None:
     encoding = tiny.encode(WIDE, pooling="mean", image_size=64)
     assert encoding.explain(RED, [BLUE]).options.pooling == "mean"
