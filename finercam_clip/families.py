@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from finercam_clip.errors import InputError
 from finercam_clip.images import pair
-from finercam_clip.tails import AutogradTail, QueryTail, Tail, unit_norm
+from finercam_clip.tails import AutogradTail, MeanToken, QueryTail, Tail, unit_norm
 
 POOLINGS = ("model", "mean", "token")
 Tower = Any  # an nn.Module with open_clip's attributes, which torch's types do not know
@@ -819,7 +819,45 @@ def _resnet_sized(visual: Tower, size: tuple[int, int]) -> AbstractContextManage
 def _resnet_encode(visual: Tower, pixels: Tensor, pooling: str) -> list[Tail]:
     _only_own_pooling(pooling)
     features, _ = _input_of(visual.attnpool, lambda: visual(pixels))
-    return _recorded_tails(visual, features, visual.attnpool, lambda output: _resnet_patches(visual, output))
+    return list(_mean_query_tails(visual, _resnet_patches(visual, features)))
+
+
+@torch.no_grad()
+def _mean_query_tails(visual: Tower, cells: Tensor) -> Iterator[QueryTail]:
+    """Of the attention pool only what its first token asks, the mean of the cells [B, N, C] (see `QueryTail`)."""
+    pool = visual.attnpool
+
+    def split(x: Tensor) -> Tensor:
+        return x.float().view(*x.shape[:-1], pool.num_heads, -1)
+
+    def weight(projection: nn.Linear) -> Tensor:
+        return projection.weight.float().view(pool.num_heads, -1, cells.shape[-1])
+
+    positions = pool.positional_embedding.to(cells.dtype)
+    tokens = torch.cat([cells.mean(1, keepdim=True), cells], 1) + positions
+    # Values are linear in the cells but for what is the same in every picture: bias, and value of the position.
+    content, bias = split(F.linear(cells, pool.v_proj.weight)), split(pool.v_proj(positions))
+    values = torch.cat([content.mean(1, keepdim=True), content], 1) + bias
+    keys = split(pool.k_proj(tokens)) * content.shape[-1] ** -0.5
+    query, asked = split(pool.q_proj(tokens[:, 0])), split(F.linear(cells, pool.q_proj.weight))
+    weights = torch.einsum("bhc,bmhc->bmh", query, keys).softmax(1)
+    attended = torch.einsum("bmh,bmhc->bhc", weights, values)
+    query_keys = torch.einsum("bhc,hck->bhk", query * content.shape[-1] ** -0.5, weight(pool.k_proj))
+    for i, own in enumerate(cells.float()):
+        embedding, pull_back = _recorded_rest(visual, attended[i].flatten(), pool.c_proj)
+        yield QueryTail(
+            activations=own,
+            weights=weights[i, 1:],
+            content=content[i],
+            bias=bias[1:],
+            match=own @ query_keys[i].T,
+            attended=attended[i],
+            query_keys=query_keys[i],
+            value_weight=weight(pool.v_proj),
+            embedding=embedding,
+            pull_back_rest=pull_back,
+            mean=MeanToken(weights[i], values[i] - attended[i], keys[i], asked[i], weight(pool.q_proj)),
+        )
 
 
 _TOKEN_MODULES = ("vision_transformer", "eva", "vitamin", "vision_transformer_relpos", "vision_transformer_hybrid")

@@ -3,10 +3,10 @@
 Two kinds of tail give the same numbers (a test says so):
 
 * `AutogradTail`: the graph from A to f as torch recorded it. Works for any tower and any pooling.
-* `QueryTail`: towers where one query reads the patches last: the class token's in the last block, or the latent of an
-  attention pool. All of J passes through its attention outputs o. Grad-CAM's gradient is then the gradient at a shift
-  shared by all patches, HiResCAM's at a gate on each patch, and both are products of o's cotangent with features in
-  closed form.
+* `QueryTail`: towers where one query reads the patches last: the class token's in the last block, the latent of an
+  attention pool, or the patches' mean (`MeanToken`). All of J passes through its attention outputs o. Grad-CAM's
+  gradient is then the gradient at a shift shared by all patches, HiResCAM's at a gate on each patch, and both are
+  products of o's cotangent with features in closed form.
 """
 
 from __future__ import annotations
@@ -59,14 +59,47 @@ class AutogradTail:
 
 
 @dataclass(frozen=True, eq=False)
+class MeanToken:
+    """What else depends on the patches where the query is asked by their mean, which is read as a token, too: CLIP's
+    ResNets. All tokens, the mean being the first, M = N + 1.
+
+    weights: [M, H]; lift: values less o, [M, H, c]; keys: over sqrt(c), [M, H, c]; asked: what each patch adds to the
+    query, times N, W_q a_n, [N, H, c]; query_weight: W_q [H, c, C].
+    """
+
+    weights: Tensor
+    lift: Tensor
+    keys: Tensor
+    asked: Tensor
+    query_weight: Tensor
+
+    def features(self, content: Tensor, match: Tensor) -> Tensor:
+        """[N, H, c]: its product with o's cotangent is A times the gradient at each patch that comes by the mean, as
+        value, key and query."""
+        scores = torch.einsum("nhc,mhc->nmh", self.asked, self.keys)
+        as_query = torch.einsum("nmh,mh,mhc->nhc", scores, self.weights, self.lift)
+        as_token = self.weights[0][:, None] * (content + match[..., None] * self.lift[0])
+        features: Tensor = (as_token + as_query) / len(content)
+        return features
+
+    def gradient(self, heads: Tensor, through_values: Tensor, query_keys: Tensor) -> Tensor:
+        """That gradient, the same at each patch, [C], for o's cotangent [H, c]."""
+        slopes = torch.einsum("hc,mhc->mh", heads, self.lift) * self.weights
+        as_query = torch.einsum("mh,mhc,hck->k", slopes, self.keys, self.query_weight)
+        gradient: Tensor = (self.weights[0] @ through_values + slopes[0] @ query_keys + as_query) / len(self.asked)
+        return gradient
+
+
+@dataclass(frozen=True, eq=False)
 class QueryTail:
     """The row of attention of the query that reads the patches last, H heads of width c. Float32 but for the modules.
 
     activations: A [N, C]; weights: attention p of the query on each patch [N, H]; content: value vectors without
-    their bias, W_v a_n, [N, H, c]; bias: of the values [H, c]; match: the part of each score that is linear in a_n,
-    q . W_k a_n / sqrt(c), [N, H]; attended: o, the attention output before its projection [H, c]; query_keys: q W_k /
-    sqrt(c), the gradient of a score at a_n [H, C]; value_weight: W_v [H, c, C]; embedding: f [D]; pull_back_rest: the
-    rest of the tower backwards, from rows of cotangents at f [K, D] to rows at o [K, H c].
+    their bias, W_v a_n, [N, H, c]; bias: of the values, [H, c] or one a patch [N, H, c]; match: the part of each score
+    that is linear in a_n, q . W_k a_n / sqrt(c), [N, H]; attended: o, the attention output before its projection
+    [H, c]; query_keys: q W_k / sqrt(c), the gradient of a score at a_n [H, C]; value_weight: W_v [H, c, C]; embedding:
+    f [D]; pull_back_rest: the rest of the tower backwards, from rows of cotangents at f [K, D] to rows at o [K, H c];
+    mean: None where the query does not depend on A.
     """
 
     activations: Tensor
@@ -79,6 +112,7 @@ class QueryTail:
     value_weight: Tensor
     embedding: Tensor
     pull_back_rest: Callable[[Tensor], Tensor]
+    mean: MeanToken | None = None
 
     def pull_back(self, directions: Tensor) -> Tensor:
         """Cotangents at o, [K, H c], for directions [K, D]: matrix products back through the last MLP."""
@@ -93,13 +127,16 @@ class QueryTail:
         """
         mass = self.weights.sum(0)[:, None]
         pulled = torch.einsum("nh,nhc->hc", self.weights, self.content + self.bias - self.attended)
-        features = mass * self.content + self.match[..., None] * pulled
-        return features.flatten(1) / len(self.weights)
+        features = (mass * self.content + self.match[..., None] * pulled) / len(self.weights)
+        return self._with_mean(features).flatten(1)
 
     def gate_features(self) -> Tensor:
         """[N, H c]: its product with o's cotangent is HiResCAM's map, A times its own gradient at each patch."""
         lift = self.content + self.bias - self.attended
-        return (self.weights[..., None] * (self.content + self.match[..., None] * lift)).flatten(1)
+        return self._with_mean(self.weights[..., None] * (self.content + self.match[..., None] * lift)).flatten(1)
+
+    def _with_mean(self, features: Tensor) -> Tensor:
+        return features if self.mean is None else features + self.mean.features(self.content, self.match)
 
     def gradients(self, directions: Tensor) -> Iterator[Tensor]:
         """dL/da_n = sum over heads of p_n (W_v^T c + (c . (v_n - o)) W_k^T q / sqrt(c)), c the cotangent at o."""
@@ -108,7 +145,10 @@ class QueryTail:
             heads = cotangent.view_as(self.attended)
             through_values = torch.einsum("hc,hck->hk", heads, self.value_weight)
             through_scores = torch.einsum("hc,nhc->nh", heads, lift)
-            yield self.weights @ through_values + (self.weights * through_scores) @ self.query_keys
+            gradient = self.weights @ through_values + (self.weights * through_scores) @ self.query_keys
+            if self.mean is not None:
+                gradient = gradient + self.mean.gradient(heads, through_values, self.query_keys)
+            yield gradient
 
 
 def unit_norm(features: Tensor) -> Tensor:

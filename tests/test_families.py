@@ -178,7 +178,7 @@ def test_the_fast_path_is_the_plain_one(tower: Any) -> None:
         assert float((one - two).abs().max()) <= 1e-5 * float(two.abs().max())
 
 
-@pytest.mark.parametrize("name", ["ViT-S-32", "coca_ViT-B-32", "ViT-B-16-SigLIP2", "PE-Core-T-16-384"])
+@pytest.mark.parametrize("name", ["ViT-S-32", "coca_ViT-B-32", "ViT-B-16-SigLIP2", "PE-Core-T-16-384", "RN50"])
 def test_towers_that_one_query_reads_have_the_closed_form(name: str) -> None:
     """A thousand questions must not take a thousand passes back."""
     tower = build(name)
