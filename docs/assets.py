@@ -45,10 +45,21 @@ FAST = [name for name in [*METHODS, *PRESETS] if name not in METHODS or not METH
 SLOW = [name for name, method in METHODS.items() if method.slow]
 _RANKED = ["evaluate", "aviary", "--seed", "500000", "--kind", "attribute", "--kind", "species"]
 
+# One tower of each kind, and what its questions go back through.
+TOWERS = {
+    "MobileCLIP-B": "a class token",
+    "PE-Core-B-16": "an attention pool's latent",
+    "RN50": "an attention pool's mean",
+    "convnext_base": "an average of cells",
+    "EVA02-B-16": "a class token, rotary positions",
+    "vit_medium_patch16_gap_256": "an average of patches",
+}
+
 # What is measured: name -> the command lines whose rows, put together, are its figures.
 MEASURED: dict[str, list[list[str]]] = {
     "bench": [["bench", "--model", "ViT-B-16", "--pretrained", "random"]],
     "batch": [["bench", "--model", "ViT-B-16", "--pretrained", "random", "--batch", "16"]],
+    "towers": [["bench", "--model", name, "--pretrained", "random"] for name in TOWERS],
     "bench-methods": [["bench", "--methods", "all"]],
     "evaluate": [["evaluate", "aviary", "--questions", "500", "--seed", "500000", "--method", "hirescam"]],
     "ranking": [
@@ -89,6 +100,17 @@ def _kept(name: str) -> Rows:
 def _costs(name: str) -> str:
     nan = {"memory": float("nan"), "memory_ratio": float("nan")}
     return costs_table([Cost(**(row if row["memory"] is not None else row | nan)) for row in _kept(name)])
+
+
+def _tower_costs() -> str:
+    """What 1, 32 and 1,000 questions cost in forward passes, a tower a row."""
+    rows = [row for row in _kept("towers") if "grad-cam" not in row["name"]]
+    bare = [i for i, row in enumerate(rows) if row["name"] == "encode_image"]
+    lines = ["| tower | reads patches by | 1 question | 32 | 1,000 |", "|---|---|---:|---:|---:|"]
+    for (name, what), first in zip(TOWERS.items(), bare, strict=True):
+        cells = (f"{row['ratio']:.2f}" for row in rows[first + 1 : first + 4])
+        lines.append(f"| `{name}` | {what} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def _method_costs() -> str:
@@ -161,6 +183,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "families": families_table,
     "bench": lambda: _costs("bench"),
     "batch": lambda: _costs("batch"),
+    "towers": _tower_costs,
     "bench-methods": _method_costs,
     "evaluate": lambda: benchmark.format_table(_evaluation("evaluate")),
     "summary": _summary,

@@ -141,14 +141,19 @@ def projected(module: Module, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     elif module.qkv is None:
         parts = module.q_proj(tokens), module.k_proj(tokens), module.v_proj(tokens)
     else:
-        bias = module.qkv.bias
-        if getattr(module, "q_bias", None) is not None:
-            bias = torch.cat([module.q_bias, module.k_bias, module.v_bias])
-        parts = F.linear(tokens, module.qkv.weight, bias).chunk(3, -1)
+        parts = F.linear(tokens, module.qkv.weight, qkv_bias(module)).chunk(3, -1)
     query, key, value = (part.view(len(tokens), module.num_heads, -1).transpose(0, 1) for part in parts)
     if hasattr(module, "q_norm"):
         query, key = module.q_norm(query), module.k_norm(key)
     return query, key, value
+
+
+def qkv_bias(module: Module) -> Tensor | None:
+    """The bias of timm's `qkv`, which EVA keeps in three."""
+    if getattr(module, "q_bias", None) is not None:
+        return torch.cat([module.q_bias, module.k_bias, module.v_bias])
+    bias: Tensor | None = module.qkv.bias
+    return bias
 
 
 def merged(module: Module, heads: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from open_clip.modified_resnet import ModifiedResNet
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
+from timm.layers.attention import Attention
 from timm.layers.attention_pool import AttentionPoolLatent
 from timm.layers.conv2d_same import Conv2dSame
 from timm.layers.format import Format
@@ -25,9 +26,11 @@ from timm.layers.hybrid_embed import HybridEmbed
 from timm.layers.mlp import GluMlp, Mlp, SwiGLU
 from timm.layers.pool2d_same import AvgPool2dSame, MaxPool2dSame
 from timm.layers.pos_embed import resample_abs_pos_embed
-from timm.models.eva import EvaBlockPostNorm
+from timm.models.eva import EvaAttention, EvaBlock, EvaBlockPostNorm
+from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
+from finercam_clip.attention import merged, qkv_bias
 from finercam_clip.errors import InputError
 from finercam_clip.images import pair
 from finercam_clip.tails import AutogradTail, MeanToken, QueryTail, Tail, unit_norm
@@ -659,6 +662,8 @@ def _tokens_encode(visual: Tower, pixels: Tensor, pooling: str) -> list[Tail]:
     layer = _tokens_layers(visual)[-1]
     tokens, block = _input_of(trunk.blocks[-1], lambda: trunk.forward_features(pixels))
     of_class_token = pooling == "token" or (pooling == "model" and _tokens_pools(visual) == "token")
+    if of_class_token and _reads_with_class_token(trunk):
+        return list(_class_query_tails(visual, tokens, pooling))
     with _first_row_only(trunk.blocks[-1]) if of_class_token else nullcontext():
         return _recorded_tails(
             visual,
@@ -681,6 +686,46 @@ def _first_row_only(block: Any) -> Iterator[None]:
         yield
     finally:
         handle.remove()
+
+
+def _reads_with_class_token(trunk: Any) -> bool:
+    """Whether the last block's attention is to keys and values linear in its normed input: no rotary positions."""
+    block = trunk.blocks[-1]
+    return (
+        (type(block), type(getattr(block, "attn", None))) in ((Block, Attention), (EvaBlock, EvaAttention))
+        and getattr(trunk, "rope", None) is None
+        and block.attn.qkv is not None
+        and getattr(block.attn, "gate", None) is None
+        and isinstance(block.attn.k_norm, nn.Identity)
+    )
+
+
+@torch.no_grad()
+def _class_query_tails(visual: Tower, tokens: Tensor, pooling: str) -> Iterator[QueryTail]:
+    """Of the last block, whose input are tokens [B, n, C], what its class token reads (see `QueryTail`)."""
+    trunk, block = visual.trunk, visual.trunk.blocks[-1]
+    attention, normed = block.attn, block.norm1(tokens)
+    weight, bias = attention.qkv.weight, qkv_bias(attention)
+    bias = weight.new_zeros(len(weight)) if bias is None else bias
+    width = len(weight) // 3
+    query = F.linear(normed[:, 0], weight[:width], bias[:width]).view(len(tokens), attention.num_heads, -1)
+
+    def finish(i: int, attended: Tensor) -> Tensor:
+        # The block itself on the class token, given what that reads off all tokens.
+        handle = attention.register_forward_hook(lambda *_: merged(attention, attended)[None])
+        try:
+            return _tokens_finish(visual, block(tokens[i : i + 1, :1]), pooling)
+        finally:
+            handle.remove()
+
+    return _query_tails(
+        normed,
+        trunk.num_prefix_tokens,
+        attention.q_norm(query),
+        weight[width:],
+        bias[width:],
+        lambda i, o: _recorded_rest(visual, o, lambda leaf: finish(i, leaf)),
+    )
 
 
 def _reads_with_one_latent(trunk: Any) -> bool:

@@ -166,11 +166,22 @@ def test_attention_is_the_towers_own(tower: Any) -> None:
 
 def test_the_fast_path_is_the_plain_one(tower: Any) -> None:
     """Closed form or graph of the last block only: gradients and maps are those of autograd through the whole tower."""
+    _assert_fast_is_plain(tower, "model")
+
+
+@pytest.mark.parametrize("pooling", ["token", "mean"])
+@pytest.mark.parametrize("name", ["ViT-S-32", "EVA02-B-16", "MobileCLIP-B"])
+def test_so_it_is_with_another_pooling(name: str, pooling: str) -> None:
+    _assert_fast_is_plain(build(name), pooling)
+
+
+def _assert_fast_is_plain(tower: Any, pooling: str) -> None:
     family = family_of(tower)
     pixels = _pixels(_size(tower, family))
-    (fast,) = family.encode(tower, pixels, "model")
-    (plain,) = tails_at(family, tower, pixels, "model", family.target_layer(tower))
+    (fast,) = family.encode(tower, pixels, pooling)
+    (plain,) = tails_at(family, tower, pixels, pooling, family.target_layer(tower))
     directions = torch.randn(3, len(fast.embedding), generator=torch.Generator().manual_seed(3))
+    torch.testing.assert_close(fast.embedding, plain.embedding, rtol=1e-4, atol=1e-5)
     for one, two in zip(fast.gradients(directions), plain.gradients(directions), strict=True):
         assert float((one - two).abs().max()) <= 1e-5 * float(two.abs().max())
     for method in (gradcam, hirescam):
@@ -178,7 +189,9 @@ def test_the_fast_path_is_the_plain_one(tower: Any) -> None:
         assert float((one - two).abs().max()) <= 1e-5 * float(two.abs().max())
 
 
-@pytest.mark.parametrize("name", ["ViT-S-32", "coca_ViT-B-32", "ViT-B-16-SigLIP2", "PE-Core-T-16-384", "RN50"])
+@pytest.mark.parametrize(
+    "name", ["ViT-S-32", "coca_ViT-B-32", "ViT-B-16-SigLIP2", "PE-Core-T-16-384", "RN50", "MobileCLIP-B"]
+)
 def test_towers_that_one_query_reads_have_the_closed_form(name: str) -> None:
     """A thousand questions must not take a thousand passes back."""
     tower = build(name)
@@ -270,7 +283,7 @@ def test_a_cell_of_the_grid_is_that_patch_of_the_image_square_or_not(tower: Any)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("name", ["PE-Core-T-16-384", "convnext_tiny", "RN50", "ViT-S-32-alt"])
+@pytest.mark.parametrize("name", ["PE-Core-T-16-384", "convnext_tiny", "RN50", "ViT-S-32-alt", "MobileCLIP-B"])
 @torch.no_grad()
 def test_half_precision_gives_finite_maps_at_a_logit_scale_of_100(name: str, dtype: torch.dtype) -> None:
     tower = build(name)
