@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "load": "explainer",
-    "load_classifier": "classifiers",
+    "load": "models",
+    "load_classifier": "models",
     "preset": "options",
     "Explainer": "explainer",
     "ImageEncoding": "explainer",
     "Options": "options",
+    "Question": "question",
     "Explanation": "explanation",
     "InputError": "errors",
 }
@@ -29,6 +30,7 @@ __all__ = [
     "ImageEncoding",
     "InputError",
     "Options",
+    "Question",
     "__version__",
     "load",
     "load_classifier",
@@ -36,11 +38,12 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from finercam_clip.classifiers import load_classifier
     from finercam_clip.errors import InputError
-    from finercam_clip.explainer import Explainer, ImageEncoding, load
+    from finercam_clip.explainer import Explainer, ImageEncoding
     from finercam_clip.explanation import Explanation
+    from finercam_clip.models import load, load_classifier
     from finercam_clip.options import Options, preset
+    from finercam_clip.question import Question
 
 
 def __getattr__(name: str) -> Any:

@@ -17,20 +17,28 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
+from finercam_clip import progress, tables
 from finercam_clip.errors import InputError
 from finercam_clip.explainer import Explainer, ImageEncoding
-from finercam_clip.families import family_of
-from finercam_clip.methods import METHODS
-from finercam_clip.tails import unit_norm
+from finercam_clip.methods import METHODS, maps_of
+from finercam_clip.objectives import unit_norm
+from finercam_clip.towers import Tower
 
 QUESTIONS = (1, 32, 1000)
 
 
 @dataclass(frozen=True)
-class Row:
-    """A measured line. seconds: median over rounds; ratio: median of its ratios to encode_image of the same round;
-    memory: peak of tensors allocated during one run, in MiB (not a number where one run takes too long to be profiled);
-    memory_ratio: to encode_image's."""
+class CostRow:
+    """What was measured of one candidate.
+
+    Attributes:
+        name: The candidate.
+        seconds: Median over rounds.
+        ratio: Median of its ratios to encode_image of the same round.
+        memory: Peak of the tensors allocated during one run, in MiB; not a number where a run takes too long to be
+            profiled.
+        memory_ratio: To encode_image's.
+    """
 
     name: str
     seconds: float
@@ -39,36 +47,38 @@ class Row:
     memory_ratio: float
 
 
-def bench(
-    explainer: Explainer, *, runs: int = 7, batch: int = 1, progress: Callable[[str], None] = lambda line: None
-) -> list[Row]:
-    """Measures `batch` images of random pixels at a time, every question asked about each of them; texts are embedded
-    beforehand. Each of `runs` rounds runs everything."""
+def bench(explainer: Explainer, *, runs: int = 7, batch: int = 1) -> list[CostRow]:
+    """Measures images of random pixels, with every question asked about each; texts are embedded beforehand.
+
+    Args:
+        explainer: The model.
+        runs: Rounds; each runs everything.
+        batch: Images at a time.
+    """
     subject = _subject(explainer, batch)
     candidates: dict[str, Callable[[], None]] = {"encode_image": subject.bare}
     for n in QUESTIONS:
-        candidates[f"finercam_clip, {n:,} question{'s' if n > 1 else ''}"] = subject.asked(n)
+        candidates[f"finercam_clip, {_questions(n)}"] = subject.asked(n)
     if batch == 1 and find_spec("pytorch_grad_cam"):
-        visual = explainer.loaded.model.visual
+        scale = explainer.loaded.space.scale
         for n in QUESTIONS[:2]:
-            name = f"grad-cam FinerCAM, {n} question{'s' if n > 1 else ''}"
-            candidates[name] = partial(_grad_cam_package, visual, subject.pixels, subject.texts, n, explainer.scale)
+            run = partial(_grad_cam_package, explainer.loaded.tower, subject.pixels, subject.texts, n, scale)
+            candidates[f"grad-cam FinerCAM, {_questions(n)}"] = run
     # Tens of times slower than the rest: once is enough.
     once = {name for name in candidates if name.startswith("grad-cam") and ", 32" in name}
-    return _measured(candidates, once, (), runs, explainer.loaded.device, progress)
+    return _measured(candidates, once, (), runs, explainer.loaded.device)
 
 
-def bench_methods(
-    explainer: Explainer,
-    methods: Collection[str] = (),
-    *,
-    runs: int = 7,
-    progress: Callable[[str], None] = lambda line: None,
-) -> list[Row]:
-    """The same for these methods, or for every one that works on this model, with 1 and 32 questions.
+def bench_methods(explainer: Explainer, methods: Collection[str] = (), *, runs: int = 7) -> list[CostRow]:
+    """Measures methods with 1 and 32 questions.
+
+    Args:
+        explainer: The model.
+        methods: Names; by default every one that works on this model.
+        runs: Rounds; each runs everything but the slow methods.
 
     Raises:
-        InputError: there is no such method, or it does not work on this model.
+        InputError: There is no such method, or it does not work on this model.
     """
     subject = _subject(explainer)
     candidates: dict[str, Callable[[], None]] = {"encode_image": subject.bare}
@@ -79,21 +89,32 @@ def bench_methods(
         method = METHODS[name]
         try:
             if not method.slow:  # those work on any tower
-                subject.encoding.maps(subject.texts[:1], name)
+                maps_of(subject.encoding.forward, subject.texts[:1], name)
         except InputError:
             if methods:
                 raise
             continue
-        rows = {f"{name}, {n} question{'s' if n > 1 else ''}": subject.asked(n, method=name) for n in QUESTIONS[:2]}
+        rows = {f"{name}, {_questions(n)}": subject.asked(n, method=name) for n in QUESTIONS[:2]}
         candidates |= rows
         once |= set(rows) if method.slow else set()
-    return _measured(candidates, once, once, runs, explainer.loaded.device, progress)
+    return _measured(candidates, once, once, runs, explainer.loaded.device)
+
+
+def _questions(count: int) -> str:
+    return f"{count:,} question{'s' if count > 1 else ''}"
 
 
 @dataclass(frozen=True, eq=False)
 class _Subject:
-    """What is measured: images, as pictures and as pixels [B, 3, H, W], the first one encoded, and unit-norm texts
-    [1001, D]."""
+    """What is measured.
+
+    Attributes:
+        explainer: The model.
+        pictures: Images, uint8 [H, W, 3] each.
+        pixels: The same as the model's input, [B, 3, H, W].
+        encoding: The first of them, encoded.
+        texts: Unit-norm directions, [1001, D].
+    """
 
     explainer: Explainer
     pictures: list[NDArray[np.uint8]]
@@ -103,7 +124,7 @@ class _Subject:
 
     @torch.no_grad()
     def bare(self) -> None:
-        self.explainer.loaded.model.encode_image(self.pixels)
+        self.explainer.loaded.tower.features(self.pixels)
 
     def asked(self, questions: int, **changes: Any) -> Callable[[], None]:
         def run() -> None:
@@ -115,13 +136,13 @@ class _Subject:
 
 def _subject(explainer: Explainer, batch: int = 1) -> _Subject:
     loaded = explainer.loaded
-    pictures = list(np.random.default_rng(0).integers(0, 256, (batch, *explainer.own_size, 3)).astype(np.uint8))
-    pixels = torch.stack([loaded.preprocess(Image.fromarray(picture)) for picture in pictures])
-    pixels = pixels.to(loaded.device, loaded.dtype)
+    shape = (batch, *loaded.preprocess.size, 3)
+    pictures = list(np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8))
+    pixels = torch.stack([loaded.preprocess(Image.fromarray(picture))[0] for picture in pictures])
     encoding = explainer.encode(pictures[0])
-    shape = max(QUESTIONS) + 1, len(encoding.tail.embedding)
-    texts = unit_norm(torch.randn(shape, generator=torch.Generator().manual_seed(0))).to(loaded.device)
-    return _Subject(explainer, pictures, pixels, encoding, texts)
+    count = max(QUESTIONS) + 1, len(encoding.embedding)
+    texts = unit_norm(torch.randn(count, generator=torch.Generator().manual_seed(0))).to(loaded.device)
+    return _Subject(explainer, pictures, pixels.to(loaded.device, loaded.dtype), encoding, texts)
 
 
 def _measured(
@@ -130,16 +151,21 @@ def _measured(
     unprofiled: Collection[str],
     runs: int,
     device: torch.device,
-    progress: Callable[[str], None],
-) -> list[Row]:
-    """Every candidate in every round, those of `once` in the first only; ratios to the first candidate. Memory of all
-    but those of `unprofiled`."""
+) -> list[CostRow]:
+    """Runs every candidate in every round.
+
+    Args:
+        candidates: Name -> what is run; ratios are to the first.
+        once: Those that run in the first round only.
+        unprofiled: Those whose memory is not measured.
+        runs: Rounds that count; one more warms up.
+        device: Where they run.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in candidates}
-    for round_ in range(-1, runs):  # the first round warms up and is not counted
+    for round_ in progress.each(range(-1, runs), unit="round"):  # the first warms up and is not counted
         for name, run in candidates.items():
             if name in once and round_ != 0:
                 continue
-            progress(f"round {round_ + 1} of {runs}: {name}")
             spent = _timed(run, device)
             if round_ >= 0:
                 seconds[name].append(spent)
@@ -149,20 +175,18 @@ def _measured(
     for name, times in seconds.items():
         ratio = statistics.median(t / b for t, b in zip(times, seconds[first], strict=False))
         peak = memory.get(name, float("nan"))
-        rows.append(Row(name, statistics.median(times), ratio, peak / 2**20, peak / memory[first]))
+        rows.append(CostRow(name, statistics.median(times), ratio, peak / 2**20, peak / memory[first]))
     return rows
 
 
-def format_table(rows: list[Row]) -> str:
+def format_table(rows: list[CostRow]) -> str:
     """The rows as a Markdown table."""
-    lines = [
-        "| | seconds | x encode_image | peak memory, MiB | x encode_image |",
-        "|---|---:|---:|---:|---:|",
-    ]
-    for r in rows:
-        memory = f"{r.memory:.1f} | {r.memory_ratio:.2f}" if math.isfinite(r.memory) else " | "
-        lines.append(f"| {r.name} | {r.seconds:.3f} | {r.ratio:.2f} | {memory} |")
-    return "\n".join(lines)
+    cells = []
+    for row in rows:
+        known = math.isfinite(row.memory)
+        memory = (f"{row.memory:.1f}", f"{row.memory_ratio:.2f}") if known else ("", "")
+        cells.append((row.name, f"{row.seconds:.3f}", f"{row.ratio:.2f}", *memory))
+    return tables.markdown(("", "seconds", "x encode_image", "peak memory, MiB", "x encode_image"), cells, numbers=4)
 
 
 def _timed(run: Callable[[], None], device: torch.device) -> float:
@@ -207,22 +231,22 @@ class Similarities(nn.Module):
         return similarities
 
 
-def _grad_cam_package(visual: Any, pixels: Tensor, texts: Tensor, questions: int, scale: float) -> None:
+def _grad_cam_package(tower: Tower, pixels: Tensor, texts: Tensor, questions: int, scale: float) -> None:
     """The grad-cam package's FinerCAM, one question after the other, each against one contrast."""
     from pytorch_grad_cam import FinerCAM, GradCAM
 
-    family = family_of(visual)
-    h, w = family.grid(visual, (pixels.shape[2], pixels.shape[3]))
+    visual = tower.visual
+    h, w = tower.grid((pixels.shape[2], pixels.shape[3]))
 
     def grid(tokens: Tensor) -> Tensor:
-        patches = family.patches(visual, tokens)
+        patches = tower.patches(tokens)
         return patches.reshape(-1, h, w, patches.shape[-1]).permute(0, 3, 1, 2)
 
     visual.requires_grad_(True)  # as its users have it: with a frozen model it finds no graph to go back through
     try:
         for i in range(questions):
             classifier = Similarities(visual, texts[[i, -1]], scale)
-            layers = [family.target_layer(visual)]
+            layers = [tower.layers()[-1]]
             with FinerCAM(classifier, layers, reshape_transform=grid, base_method=GradCAM) as cam:
                 cam(input_tensor=pixels, target_idx=0, comparison_categories=[1], alpha=0.6)
     finally:

@@ -215,7 +215,7 @@ def _load(arguments: argparse.Namespace, classes: Any = None) -> Any:
         if arguments.model:
             raise InputError("give --model (a CLIP) or --classifier and --head, not both")
         _say(f"loading {arguments.classifier or 'DINOv2'} …")
-        from finercam_clip.classifiers import load_classifier
+        from finercam_clip.models import load_classifier
 
         return load_classifier(
             arguments.classifier,
@@ -228,7 +228,7 @@ def _load(arguments: argparse.Namespace, classes: Any = None) -> Any:
     if arguments.classes:
         raise InputError("--classes are of a --classifier or a --head; for CLIP there is --vocabulary")
     _say(f"loading {arguments.model or 'the bundled model'} …")
-    from finercam_clip.explainer import load
+    from finercam_clip.models import load
 
     return load(arguments.model, arguments.pretrained, device=arguments.device, precision=arguments.precision)
 
@@ -244,12 +244,12 @@ def _demo(arguments: argparse.Namespace) -> None:
 
 def _asked(arguments: argparse.Namespace) -> dict[str, Any]:
     """The options that were given, checked."""
-    from finercam_clip.explainer import spelt_out
+    from finercam_clip.question import resolve_options
 
     asked = {name: getattr(arguments, name) for name in Options.__dataclass_fields__}
     asked["layer"] = None if arguments.layer is None else tuple(arguments.layer)
     options = {name: value for name, value in asked.items() if value is not None}
-    spelt_out(options)
+    resolve_options(options)
     return options
 
 
@@ -298,7 +298,6 @@ def _explain(arguments: argparse.Namespace) -> int | None:
 def _traits(arguments: argparse.Namespace) -> int:
     from finercam_clip import traits
     from finercam_clip.datasets import open_dataset
-    from finercam_clip.explainer import spelt_out
     from finercam_clip.files import write_whole
     from finercam_clip.render import check_output, write_picture
 
@@ -312,8 +311,8 @@ def _traits(arguments: argparse.Namespace) -> int:
     if output.with_suffix(".csv").resolve() == arguments.image.resolve():
         raise InputError(f"--output {output}: its table would be {arguments.image}, the list itself; name another")
     asked = traits.read_traits(arguments.concepts)
-    dataset, options = open_dataset(arguments.image), spelt_out(_asked(arguments))
-    table = traits.trait_table(_load(arguments), dataset, asked, options=options, progress=_say)
+    dataset, options = open_dataset(arguments.image), _asked(arguments)
+    table = traits.trait_table(_load(arguments), dataset, asked, **options)
     if not table.rows:
         raise InputError(f"none of the {len(dataset.items)} images in {arguments.image} can be read")
     write_whole(output.with_suffix(".csv"), traits.to_csv(table).encode())
@@ -333,7 +332,6 @@ def _listed(what: str, names: dict[str, str]) -> int:
 
 def _generate(arguments: argparse.Namespace) -> int:
     from finercam_clip.datasets import open_dataset
-    from finercam_clip.explainer import spelt_out
     from finercam_clip.runs import generate
 
     source = arguments.dataset or arguments.dataset_path
@@ -344,7 +342,7 @@ def _generate(arguments: argparse.Namespace) -> int:
     if arguments.contrast and not arguments.target:
         raise InputError("--contrast goes with --target; without them each image is asked about its own class")
     dataset = open_dataset(source)
-    chosen, options = dataset.split(arguments.split), spelt_out(_asked(arguments))
+    chosen, options = dataset.split(arguments.split), _asked(arguments)
     explainer = _load(arguments, dataset.classes)
     _say("")
     found = generate(
@@ -353,8 +351,8 @@ def _generate(arguments: argparse.Namespace) -> int:
         arguments.output,
         target=arguments.target,
         contrasts=arguments.contrast,
-        options=options,
         batch=arguments.batch,
+        **options,
     )
     done = found.images - len(found.unreadable)
     print(f"run       {arguments.output}: {done} of {found.images} images, {found.computed} computed now")
@@ -394,7 +392,7 @@ def _methods(arguments: argparse.Namespace) -> None:
 
 
 def _models(arguments: argparse.Namespace) -> None:
-    from finercam_clip.models import families_table, list_models
+    from finercam_clip.models.catalogue import families_table, list_models
 
     if arguments.families:
         print(families_table())
@@ -420,9 +418,9 @@ def _bench(arguments: argparse.Namespace) -> None:
         raise InputError(f"--batch is a number from 1 up, and 1 with --methods, not {arguments.batch}")
     if arguments.methods:
         named = () if "all" in arguments.methods else arguments.methods
-        rows = bench_methods(_load(arguments), named, runs=arguments.runs, progress=_say)
+        rows = bench_methods(_load(arguments), named, runs=arguments.runs)
     else:
-        rows = bench(_load(arguments), runs=arguments.runs, batch=arguments.batch, progress=_say)
+        rows = bench(_load(arguments), runs=arguments.runs, batch=arguments.batch)
     _say("")
     if arguments.json:  # JSON knows no NaN
         known = [{k: None if v != v else v for k, v in vars(row).items()} for row in rows]

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from finercam_clip import __version__, render
 from finercam_clip.errors import InputError
-from finercam_clip.images import Geometry
+from finercam_clip.geometry import Geometry
 from finercam_clip.opencv import cv2
-from finercam_clip.options import Options
+from finercam_clip.options import Options, Score
 
 Box = tuple[int, int, int, int, float]
 
@@ -24,12 +24,23 @@ Box = tuple[int, int, int, int, float]
 class Explanation:
     """Where the image says the target and not the contrasts.
 
-    image: uint8 [H, W, 3] RGB, upright.
-    grid: float32 [h, w], the signed map over the model's input before ReLU and scaling: comparable across questions.
-    target_grid, contrast_grid: the same method's maps of the target alone and of the contrasts' mean alone.
-    similarities: text -> cosine; probabilities: text -> softmax over target and contrasts at the model's logit scale.
-        Of a classifier: class -> logit, and the softmax over all of its classes (a group's: the sum of its classes').
-    score: what the similarities are, "cosine" or "logit"; present_above: `LoadedModel`'s.
+    Attributes:
+        image: uint8 [H, W, 3] RGB, upright.
+        geometry: From the grid to the image's pixels.
+        grid: float32 [h, w], the signed map over the model's input before ReLU and scaling. It can be compared across
+            questions.
+        target: What was looked for.
+        contrasts: What it was told apart from, background included.
+        target_grid: The same method's map of the target alone.
+        contrast_grid: Its map of the contrasts' mean alone; None without contrasts.
+        similarities: Text -> cosine; of a classifier class -> logit.
+        probabilities: Text -> softmax over target and contrasts at the model's logit scale; of a classifier class ->
+            softmax over all of its classes (of a group: the sum over its classes).
+        options: How it was answered.
+        model: The model's name.
+        pretrained: Where its weights came from.
+        score: What the similarities are, "cosine" or "logit".
+        present_above: See `LoadedModel`.
     """
 
     image: NDArray[np.uint8]
@@ -44,7 +55,7 @@ class Explanation:
     options: Options
     model: str
     pretrained: str
-    score: str = "cosine"
+    score: Score = "cosine"
     present_above: float | None = None
 
     @cached_property
@@ -55,6 +66,11 @@ class Explanation:
         the little that speaks for it stays faint instead of being stretched to 1.
         """
         return self.geometry.to_image(self._positive(self.grid, float(np.abs(self.grid).max())))
+
+    @property
+    def compared(self) -> bool:
+        """Whether the probabilities say anything: of a text alone they are 1."""
+        return bool(self.contrasts) or self.score == "logit"
 
     @property
     def caution(self) -> str | None:
@@ -150,7 +166,7 @@ class Explanation:
             "grid": np.round(self.grid.astype(float), 6).tolist(),
             "image_size": {"width": self.image.shape[1], "height": self.image.shape[0]},
             "seen": self.geometry.seen,
-            "options": {name: _plain(value) for name, value in vars(self.options).items()},
+            "options": self.options.plain(),
             "model": self.model,
             "pretrained": self.pretrained,
             "version": __version__,
@@ -170,7 +186,3 @@ class Explanation:
     @staticmethod
     def _positive(grid: NDArray[np.float32], scale: float) -> NDArray[np.float32]:
         return np.maximum(grid, 0) / np.float32(scale) if scale > 0 else np.zeros_like(grid)
-
-
-def _plain(value: Any) -> Any:
-    return str(value) if isinstance(value, Path) else list(value) if isinstance(value, (tuple, list)) else value

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from finercam_clip.errors import InputError
@@ -97,3 +98,8 @@ def combined(slopes: Tensor, targets: Tensor, contrasts: Tensor) -> Tensor:
     is not linear in d.
     """
     return (slopes[:, 1:] @ contrasts).addcmul_(slopes[:, :1], targets)
+
+
+def unit_norm(features: Tensor) -> Tensor:
+    """Rows of unit norm, in float32 whatever the model computes in."""
+    return F.normalize(features.float(), dim=-1)

@@ -5,49 +5,93 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 from finercam_clip.errors import InputError
+
+Pooling = Literal["model", "mean", "token"]
+Objective = Literal["finer", "similarity", "probability", "finer-softmax", "finer-softmax-upstream"]
+Refinement = Literal["affinity"]
+SimilarBy = Literal["logits", "concepts"]
+Score = Literal["cosine", "logit"]
+Precision = Literal["fp32", "fp16", "bf16"]
+ImageSize = int | tuple[int, int] | Literal["native"] | None
+Layer = int | str | tuple[int | str, ...] | None
+Texts = str | Path | Sequence[str] | None
 
 
 @dataclass(frozen=True)
 class Options:
     """How a question is answered.
 
-    method: how the map is made, a name in `methods.METHODS`.
-    gamma: comparison strength, 0 and up (the paper's default is 0.6); 0 is the plain method.
-    objective: what is explained, a name in `objectives.OBJECTIVES`.
-    pooling: "model", as the image tower pools, or "mean", the mean of the patch tokens (CLIP-ES).
-    image_size: of the model's input: None, the model's own; a number, for a square; (height, width); or "native", the
-        image's own size in whole patches. Position embeddings are interpolated; the model is not changed.
-    layer: target layer of the methods that have one: None, the family's own; its index among the layers that can be
-        asked (-1 is the last); a module's name; or several of these, whose maps are averaged.
-    refine: what follows the method, a name in `refine.REFINEMENTS`, or None.
-    background: further contrasts, of scenery: a name in prompts/, a text file, or texts; None for none. Entries with
-        words that the model does not know are left out.
-    templates: ways to write a concept: a name in prompts/, a text file, or texts with "{}"; None is the text itself.
-    vocabulary: concepts to take contrasts from: a name in prompts/, a text file, a folder of folders (their names), or
-        texts; None: a classifier's classes.
-    similar_by: how contrasts=n chooses: "logits", whose scores on this image are nearest to the target's (the paper);
-        "concepts", whose own directions are, whatever the image. None: "logits" for a classifier, "concepts" for CLIP.
+    Attributes:
+        method: How the map is made, a name in `methods.METHODS`, or of a set of options in `PRESETS`.
+        gamma: Comparison strength, 0 and up (the paper's default is 0.6). 0 is the plain method.
+        objective: What is explained, a name in `objectives.OBJECTIVES`.
+        pooling: "model", as the image tower pools; "mean", the mean of the patch tokens (CLIP-ES); "token", the class
+            token.
+        image_size: Size of the model's input: None, the model's own; a number, for a square; (height, width); or
+            "native", the image's own size in whole patches. Position embeddings are interpolated; the model is not
+            changed.
+        layer: Target layer of the methods that have one: None, the family's own; its index among the layers that can
+            be asked (-1 is the last); a module's name; or several of these, whose maps are averaged.
+        refine: What follows the method: "affinity" (CLIP-ES), or None.
+        background: Further contrasts, of scenery: a name in prompts/, a text file, or texts; None for none. Entries
+            with words that the model does not know are left out.
+        templates: Ways to write a concept: a name in prompts/, a text file, or texts with "{}"; None: the text itself.
+        vocabulary: Concepts to take contrasts from: a name in prompts/, a text file, a folder of folders (their names),
+            or texts; None: a classifier's classes.
+        similar_by: How contrasts=n chooses: "logits", whose scores on this image are nearest to the target's (the
+            paper); "concepts", whose own directions are, whatever the image. None: "logits" for a classifier,
+            "concepts" for CLIP.
     """
 
     method: str = "hirescam"
     gamma: float = 0.6
-    objective: str = "finer"
-    pooling: str = "model"
-    image_size: int | tuple[int, int] | str | None = None
-    layer: int | str | tuple[int | str, ...] | None = None
-    refine: str | None = None
-    background: str | Path | Sequence[str] | None = None
-    templates: str | Path | Sequence[str] | None = None
-    vocabulary: str | Path | Sequence[str] | None = None
-    similar_by: str | None = None
+    objective: Objective = "finer"
+    pooling: Pooling = "model"
+    image_size: ImageSize = None
+    layer: Layer = None
+    refine: Refinement | None = None
+    background: Texts = None
+    templates: Texts = None
+    vocabulary: Texts = None
+    similar_by: SimilarBy | None = None
+
+    def encoding(self) -> Encoding:
+        """What is settled when an image is encoded."""
+        return {"pooling": self.pooling, "image_size": self.image_size, "layer": self.layer}
+
+    def plain(self) -> dict[str, Any]:
+        """Every option, ready for JSON."""
+        return {name: _plain(value) for name, value in vars(self).items()}
 
 
-SIMILAR_BY = ("logits", "concepts")
+class Encoding(TypedDict):
+    """The options of encoding an image, not of a question about it."""
 
-# The three modes of the paper (and of its scripts): the question's arguments beside image and target.
+    pooling: Pooling
+    image_size: ImageSize
+    layer: Layer
+
+
+class Changes(TypedDict, total=False):
+    """The fields of `Options` as keyword arguments: a misspelt option is a type error."""
+
+    method: str
+    gamma: float
+    objective: Objective
+    pooling: Pooling
+    image_size: ImageSize
+    layer: Layer
+    refine: Refinement | None
+    background: Texts
+    templates: Texts
+    vocabulary: Texts
+    similar_by: SimilarBy | None
+
+
+# The three modes of the paper (and of its scripts): the question's arguments besides image and target.
 MODES: dict[str, dict[str, Any]] = {
     "baseline": {"contrasts": (), "gamma": 0.0},
     "finer-default": {"contrasts": 3, "gamma": 0.6},
@@ -58,18 +102,20 @@ MODES: dict[str, dict[str, Any]] = {
 def preset(name: str) -> dict[str, Any]:
     """A mode of the paper as arguments: `explain(image, target, **preset("finer-default"))`.
 
-    baseline: no contrasts, the plain method; finer-default: the 3 most similar concepts; finer-compare: only the first.
+    Args:
+        name: "baseline", no contrasts, the plain method; "finer-default", the 3 most similar concepts; "finer-compare",
+            only the first of them.
 
     Raises:
-        InputError: there is no such mode.
+        InputError: There is no such mode.
     """
     if name not in MODES:
         raise InputError(f"there is no preset '{name}'; there are {', '.join(MODES)}")
     return dict(MODES[name])
 
 
-# Names that `method` takes for a set of options; what else is given goes before these.
-PRESETS: dict[str, dict[str, Any]] = {
+# Names that `method` takes for a set of options. Options that are given besides go before these.
+PRESETS: dict[str, Changes] = {
     # CLIP-ES (Lin et al., CVPR 2023): Grad-CAM of the softmax over target, contrasts and scenery, patches mean-pooled,
     # then affinity.
     "clip-es": {
@@ -80,3 +126,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "background": "background",
     },
 }
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else list(value) if isinstance(value, (tuple, list)) else value

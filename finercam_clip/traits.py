@@ -1,32 +1,41 @@
-"""A table of traits: images by concepts, each image encoded once."""
+"""The table of traits: images by concepts, each image encoded once."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import yaml
 from numpy.typing import NDArray
+from typing_extensions import Unpack
 
-from finercam_clip import render
+from finercam_clip import progress, render
+from finercam_clip.concepts import Text
+from finercam_clip.concepts.vocabulary import prompt_files, read_prompts
 from finercam_clip.datasets import DataSet
 from finercam_clip.errors import InputError
-from finercam_clip.explainer import Explainer, spelt_out
-from finercam_clip.explanation import Box
+from finercam_clip.explainer import Explainer
+from finercam_clip.explanation import Box, Explanation
 from finercam_clip.images import read_image
-from finercam_clip.options import Options
-from finercam_clip.prompts import Text, prompt_files, read_prompts
+from finercam_clip.options import Changes
+from finercam_clip.question import ask, resolve_options
 
 PICTURED = 12  # images in the grid picture: more would not be looked at
 
 
 @dataclass(frozen=True)
 class Trait:
-    """A column: a name, and the question it stands for."""
+    """A column of the table: a name, and the question it stands for.
+
+    Attributes:
+        name: What people call it.
+        target: What to look for.
+        contrasts: What it is told apart from.
+    """
 
     name: str
     target: Text
@@ -35,9 +44,16 @@ class Trait:
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """One trait of one image. score: the target's similarity; probability: among target and contrasts, or None;
-    peak, box: of the heatmap in pixels of the image, None where nothing speaks for the trait; doubtful: the trait is
-    probably not there (`Explanation.caution`); tile: the heatmap, uint8 [h, w, 3], of the images that are pictured."""
+    """One trait of one image.
+
+    Attributes:
+        score: The target's similarity.
+        probability: Its probability among target and contrasts, or None where nothing is compared.
+        peak: (x, y) of the heatmap's hottest pixel, or None where nothing speaks for the trait.
+        box: The best box, or None.
+        doubtful: Whether the trait is probably not there (`Explanation.caution`).
+        tile: The heatmap over the image, uint8 [h, w, 3], for the images that are pictured; else None.
+    """
 
     score: float
     probability: float | None
@@ -49,7 +65,14 @@ class Cell:
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """rows: image name -> a cell a trait; images: name -> uint8 [h, w, 3], of the first; unreadable: name -> why."""
+    """Traits by images.
+
+    Attributes:
+        traits: The columns.
+        rows: Image name -> one cell per trait.
+        images: Image name -> uint8 [h, w, 3], of the first few.
+        unreadable: Image name -> why it was skipped.
+    """
 
     traits: tuple[Trait, ...]
     rows: dict[str, list[Cell]]
@@ -58,11 +81,13 @@ class Table:
 
 
 def read_traits(source: str | Path) -> tuple[Trait, ...]:
-    """Traits from a packaged file (its name) or the user's own: a YAML mapping, name -> text, texts, or target and
-    contrasts; or a text file, one a line.
+    """Traits from a file: a YAML mapping, name -> text, texts, or target and contrasts; or a text file, one per line.
+
+    Args:
+        source: A packaged file's name, or the path of the user's own file.
 
     Raises:
-        InputError: no such file, or it does not hold traits.
+        InputError: There is no such file, or it does not hold traits.
     """
     packaged = prompt_files(".yaml") | prompt_files()
     path = packaged.get(str(source)) or Path(source)
@@ -72,14 +97,14 @@ def read_traits(source: str | Path) -> tuple[Trait, ...]:
     if path.suffix.lower() not in (".yaml", ".yml"):
         return tuple(Trait(text, text) for text in read_prompts(source))
     try:
-        held = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+        content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"{path} cannot be read as YAML: {error}") from error
-    if isinstance(held, list):
-        held = {str(text): text for text in held}
-    if not isinstance(held, dict) or not held:
+    if isinstance(content, list):
+        content = {str(text): text for text in content}
+    if not isinstance(content, dict) or not content:
         raise InputError(f"{path} holds no traits: a line each, 'red crown: a bird with a red crown'")
-    return tuple(_trait(str(name), value, path) for name, value in held.items())
+    return tuple(_trait(str(name), value, path) for name, value in content.items())
 
 
 def _trait(name: str, value: object, path: Path) -> Trait:
@@ -100,55 +125,51 @@ def _is_text(value: object) -> bool:
     )
 
 
-def trait_table(
-    explainer: Explainer,
-    dataset: DataSet,
-    traits: Sequence[Trait],
-    *,
-    options: Options | None = None,
-    progress: Callable[[str], None] = lambda line: None,
-) -> Table:
-    """Every trait of every image: texts are embedded once, each image is encoded once.
+def trait_table(explainer: Explainer, dataset: DataSet, traits: Sequence[Trait], **changes: Unpack[Changes]) -> Table:
+    """Every trait of every image. Each text is embedded once, and each image is encoded once.
+
+    Args:
+        explainer: The model.
+        dataset: The images; those that cannot be read are listed in the table.
+        traits: The columns.
+        changes: Any field of `Options`.
 
     Raises:
-        InputError: a trait's text cannot be used by the model. Images that cannot be read are listed in the table.
+        InputError: A trait's text cannot be used by the model.
     """
-    options = spelt_out({}, options or Options())
-    questions = [explainer._embedded_question(trait.target, list(trait.contrasts), options) for trait in traits]
+    options = resolve_options(changes)
+    questions = [ask(explainer.loaded.space, trait.target, trait.contrasts, options) for trait in traits]
     rows: dict[str, list[Cell]] = {}
     images: dict[str, NDArray[np.uint8]] = {}
     unreadable: dict[str, str] = {}
-    for i, item in enumerate(dataset.items):
-        progress(f"image {i + 1:,} of {len(dataset.items):,}")
+    for item in progress.each(dataset.items):
         try:
             image = read_image(item.path)
         except InputError as error:
             unreadable[item.name] = str(error)
             continue
-        encoding = explainer.encode(image, pooling=options.pooling, image_size=options.image_size)
+        encoding = explainer.encode(image, **options.encoding())
         pictured = len(rows) < PICTURED
         if pictured:
             images[item.name] = render.shrunk(np.asarray(image))
-        cells = []
-        for question in questions:
-            found = encoding._answer(question, options)
-            boxes = found.boxes()
-            cells.append(
-                Cell(
-                    found.similarities[found.target],
-                    found.probabilities[found.target] if found.contrasts or found.score == "logit" else None,
-                    found.peak,
-                    boxes[0] if boxes else None,
-                    found.caution is not None,
-                    render.shrunk(found.overlay()) if pictured else None,
-                )
-            )
-        rows[item.name] = cells
+        rows[item.name] = [_cell(encoding.answer(question), pictured=pictured) for question in questions]
     return Table(tuple(traits), rows, images, unreadable)
 
 
+def _cell(explanation: Explanation, *, pictured: bool) -> Cell:
+    boxes = explanation.boxes()
+    return Cell(
+        score=explanation.similarities[explanation.target],
+        probability=explanation.probabilities[explanation.target] if explanation.compared else None,
+        peak=explanation.peak,
+        box=boxes[0] if boxes else None,
+        doubtful=explanation.caution is not None,
+        tile=render.shrunk(explanation.overlay()) if pictured else None,
+    )
+
+
 def to_csv(table: Table) -> str:
-    """A row an image; for each trait its score, p, peak ("x y") and box ("x0 y0 x1 y1"), empty where there is none."""
+    """One row per image; per trait its score, p, peak ("x y") and box ("x0 y0 x1 y1"), empty where there is none."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     parts = ("score", "p", "peak", "box")
@@ -164,7 +185,7 @@ def to_csv(table: Table) -> str:
 
 
 def picture(table: Table) -> NDArray[np.uint8]:
-    """The first images with their heatmaps, a row an image and a column a trait: uint8 [h, w, 3]."""
+    """The first images with their heatmaps, one row per image and one column per trait: uint8 [h, w, 3]."""
     tiles = []
     for name, image in table.images.items():
         tiles.append(render.Tile(image, name.split("/")[-1], ""))

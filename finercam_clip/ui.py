@@ -28,14 +28,16 @@ from numpy.typing import NDArray
 
 from finercam_clip import render
 from finercam_clip.aviary import demo, world
-from finercam_clip.classifiers import PHOTOS, load_classifier
 from finercam_clip.errors import InputError
-from finercam_clip.explainer import Explainer, ImageEncoding, load, spelt_out
+from finercam_clip.explainer import Explainer, ImageEncoding
 from finercam_clip.explanation import Explanation
 from finercam_clip.methods import METHODS
-from finercam_clip.models import BUNDLED, list_models
+from finercam_clip.models import load, load_classifier
+from finercam_clip.models.catalogue import BUNDLED, list_models
+from finercam_clip.models.classifier import PHOTOS
 from finercam_clip.opencv import cv2
-from finercam_clip.options import PRESETS, Options
+from finercam_clip.options import PRESETS, Options, Precision
+from finercam_clip.question import resolve_options
 
 MOST_TRAITS = 100  # of one question: more would not be looked at
 MAX_UPLOAD = "50mb"
@@ -85,7 +87,7 @@ def ask(
         raise InputError("there is no target: describe what to look for, as in 'a bird with a red crown'")
     if len(wanted) > MOST_TRAITS:
         raise InputError(f"{len(wanted)} targets are more than a page can show: give {MOST_TRAITS} at most")
-    options = spelt_out({"method": method, "gamma": gamma})
+    options = resolve_options({"method": method, "gamma": gamma})
     source = (model, image, options.pooling)
     if session is None or session.source != source:
         encoding = (named or model_named)(model).encode(image, pooling=options.pooling)
@@ -99,7 +101,7 @@ def _lines(text: str) -> list[str]:
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
-def model_named(name: str, *, device: str | None = None, precision: str = "fp32") -> Explainer:
+def model_named(name: str, *, device: str | None = None, precision: Precision = "fp32") -> Explainer:
     """The model of a name on the page: the bundled one, 'photos', or an open_clip architecture and its weights.
 
     Raises:

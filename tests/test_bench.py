@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from conftest import tiny_explainer
+from reference.models import model_of, tiny_explainer
 
 from finercam_clip.bench import bench, bench_methods, format_table
 from finercam_clip.errors import InputError
@@ -22,7 +22,7 @@ def test_every_row_is_measured(tiny: Explainer) -> None:
     assert any("grad-cam" in row.name for row in rows)
     assert all(row.seconds > 0 and row.memory > 0 for row in rows)
     assert rows[0].ratio == rows[0].memory_ratio == 1
-    assert not any(p.requires_grad for p in tiny.loaded.model.parameters())
+    assert not any(p.requires_grad for p in model_of(tiny).parameters())
     assert format_table(rows).count("\n") == len(rows) + 1
 
 

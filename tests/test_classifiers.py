@@ -13,20 +13,23 @@ import timm
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from pytorch_grad_cam import FinerCAM, GradCAM, HiResCAM
-from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget, FinerWeightedTarget
+from pytorch_grad_cam import GradCAM, HiResCAM
+from reference import grad_cam
+from reference.models import maps
+from reference.towers import check_alignment
 from safetensors.torch import save_file
 from scipy.stats import spearmanr
 from skimage import data
-from test_families import _check_alignment
 from timm.data import create_transform, resolve_data_config
 from torch import Tensor, nn
 
 import finercam_clip
 from finercam_clip import InputError
-from finercam_clip.classes import Classes, class_names, read_head, with_classes
 from finercam_clip.cli import main
+from finercam_clip.concepts.classes import ClassSpace, named_head
+from finercam_clip.concepts.vocabulary import class_names
 from finercam_clip.explainer import Explainer
+from finercam_clip.models.heads import read_head
 
 HEADS = Path(__file__).parents[2] / "shared" / "data" / "finer-cam-heads"
 CHELSEA = data.chelsea()
@@ -47,11 +50,6 @@ BACKBONES = {
 }
 
 QUICK = ("vit_tiny_patch16_224", "resnet18", "efficientnet_b1")
-
-
-@pytest.fixture(scope="session")
-def photos() -> Explainer:
-    return finercam_clip.load_classifier("photos")
 
 
 def _randomised(name: str, settings: dict[str, Any], folder: Path) -> tuple[nn.Module, Path]:
@@ -76,46 +74,30 @@ def shallow(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, Any]], None]
     return settle
 
 
-def _positive(grid: NDArray[np.float32]) -> NDArray[np.float32]:
-    """As the package scales its map: ReLU, minus the least, over the largest."""
-    positive = np.maximum(grid, 0)
-    positive = positive - positive.min()
-    return positive / positive.max() if positive.max() > 0 else positive
-
-
 def _package(model: nn.Module, explainer: Explainer, pixels: Tensor, method: type, target: Any) -> NDArray[np.float32]:
     """The package's map for the plain timm model with its own classifier."""
-    own = explainer.loaded.model.visual
-    h, w = explainer.family.grid(own, (pixels.shape[2], pixels.shape[3]))
-    places = {id(module): name for name, module in own.trunk.named_modules()}
-    layer = model.get_submodule(places[id(explainer.family.target_layer(own))])
-
-    def grid(output: Tensor) -> Tensor:
-        patches = explainer.family.patches(own, output)
-        return patches.reshape(-1, h, w, patches.shape[-1]).permute(0, 3, 1, 2)
-
-    finer = isinstance(target, FinerWeightedTarget)
-    arguments: Any = {"model": model, "target_layers": [layer], "reshape_transform": grid}
-    cam = FinerCAM(**arguments, base_method=method) if finer else method(**arguments)
-    getattr(cam, "base_cam", cam).get_target_width_height = lambda tensor: (w, h)
-    return np.asarray(cam(input_tensor=pixels, targets=[target])[0])
+    tower = explainer.loaded.tower
+    grid = tower.grid((pixels.shape[2], pixels.shape[3]))
+    places = {id(module): name for name, module in tower.visual.trunk.named_modules()}
+    layer = model.get_submodule(places[id(tower.layers()[-1])])
+    return grad_cam.map_of(method, model, layer, grad_cam.reshape_transform(tower.patches, grid), grid, pixels, target)
 
 
 def _check_parity(explainer: Explainer, model: nn.Module, names: list[str], pixels: Tensor) -> None:
     encoding = explainer.encode(CHELSEA)
-    classes = explainer.loaded.classes
-    assert classes is not None
+    classes = explainer.loaded.space
+    assert isinstance(classes, ClassSpace)
     target, *others = (classes.index(name) for name in names)
     for method, kind in (("gradcam", GradCAM), ("hirescam", HiResCAM)):
         ours = encoding.explain(names[0], method=method).grid
-        theirs = _package(model, explainer, pixels, kind, ClassifierOutputTarget(target))
-        assert np.abs(_positive(ours) - theirs).max() <= 1e-4, method
+        theirs = _package(model, explainer, pixels, kind, grad_cam.plain(target))
+        assert np.abs(grad_cam.positive(ours) - theirs).max() <= 1e-4, method
         upstream = {"method": method, "objective": "finer-softmax-upstream"}
         for count, alpha in ((1, 0.6), (len(others), 0.6), (len(others), 1.0)):
             # Upstream's p is a softmax over all classes; over its sum it is the one over the contrasts, slope and all.
             ours = encoding.explain(names[0], names[1 : 1 + count], gamma=alpha, **upstream).grid
-            theirs = _package(model, explainer, pixels, kind, FinerWeightedTarget(target, others[:count], alpha))
-            assert np.abs(_positive(ours) - theirs).max() <= 1e-4, (method, count, alpha)
+            theirs = _package(model, explainer, pixels, kind, grad_cam.finer(target, others[:count], alpha))
+            assert np.abs(grad_cam.positive(ours) - theirs).max() <= 1e-4, (method, count, alpha)
 
 
 # -------------------------------------------------------------------------------------------------- the engine, parity
@@ -132,10 +114,12 @@ def test_any_backbone_has_its_own_logits_and_the_packages_maps(
     shallow(settings)
     explainer = finercam_clip.load_classifier(name, pretrained=checkpoint)
     pixels = create_transform(**resolve_data_config({}, model=model))(Image.fromarray(CHELSEA))[None]
-    torch.testing.assert_close(explainer.loaded.preprocess(Image.fromarray(CHELSEA))[None], pixels, atol=0.02, rtol=0)
-    pixels = explainer.loaded.preprocess(Image.fromarray(CHELSEA))[None]
-    classes = explainer.loaded.classes
-    assert classes is not None
+    torch.testing.assert_close(
+        explainer.loaded.preprocess(Image.fromarray(CHELSEA))[0][None], pixels, atol=0.02, rtol=0
+    )
+    pixels = explainer.loaded.preprocess(Image.fromarray(CHELSEA))[0][None]
+    classes = explainer.loaded.space
+    assert isinstance(classes, ClassSpace)
     names = [classes.names[i] for i in (3, 1, 4, 0)]
     with torch.no_grad():
         logits = model(pixels)[0]
@@ -160,9 +144,8 @@ def test_a_cell_of_a_cnns_grid_is_where_it_looks(name: str, tmp_path: Path) -> N
     """Max pools, TensorFlow's padding, and sizes that are no multiple of the stride included."""
     _, checkpoint = _randomised(name, {}, tmp_path)
     explainer = finercam_clip.load_classifier(name, pretrained=checkpoint)
-    visual = explainer.loaded.model.visual
     for cell in ((1, 2), (5, 4)):
-        _check_alignment(visual, explainer.family, visual.image_size, cell)
+        check_alignment(explainer.loaded.tower, explainer.loaded.tower.size, cell)
 
 
 def test_photographs_read_what_is_on_them_and_the_maps_are_the_packages(photos: Explainer) -> None:
@@ -175,21 +158,21 @@ def test_photographs_read_what_is_on_them_and_the_maps_are_the_packages(photos: 
     path = next((Path(photos_extra.__file__).parent / "models").glob("*.pth"))
     weights = torch.load(path, weights_only=True)
     model.load_state_dict(dict(zip(model.state_dict(), weights.values(), strict=True)))
-    pixels = photos.loaded.preprocess(Image.fromarray(CHELSEA))[None]
+    pixels = photos.loaded.preprocess(Image.fromarray(CHELSEA))[0][None]
     _check_parity(photos, model, CATS, pixels)
 
 
 def test_upstreams_weights_over_several_contrasts_are_the_packages(photos: Explainer) -> None:
     """Held constant, p_i / sum p_i over the contrasts is the same whether p is over all classes or these alone."""
     encoding = photos.encode(CHELSEA)
-    classes = photos.loaded.classes
-    assert classes is not None
-    s = classes.rows @ encoding.tail.embedding
+    classes = photos.loaded.space
+    assert isinstance(classes, ClassSpace)
+    s = classes.rows @ encoding.forward.tail.embedding
     target, *others = (classes.index(name) for name in CATS)
     p = s.softmax(0)[others]
     direction = classes.rows[target] - 0.6 * (p / p.sum()) @ classes.rows[others]
     for method in ("gradcam", "hirescam"):
-        expected = encoding.maps(direction[None], method)[0]
+        expected = maps(encoding, direction[None], method)[0]
         found = encoding.explain(CATS[0], CATS[1:], method=method, objective="finer-softmax").grid
         np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
 
@@ -212,14 +195,14 @@ def test_the_map_lies_on_the_cat(photos: Explainer, side: str, method: str) -> N
 
 
 def test_the_bias_is_in_the_scores_and_in_no_map(photos: Explainer) -> None:
-    encoding, classes = photos.encode(CHELSEA), photos.loaded.classes
-    assert classes is not None
+    encoding, classes = photos.encode(CHELSEA), photos.loaded.space
+    assert isinstance(classes, ClassSpace)
     row = classes.rows[classes.index("tiger cat")].clone()
-    map_before = encoding.maps(row[None], "gradcam")
+    map_before = maps(encoding, row[None], "gradcam")
     row[-1] += 100
-    np.testing.assert_allclose(encoding.maps(row[None], "gradcam"), map_before, atol=1e-5 * np.abs(map_before).max())
-    assert float(row @ encoding.tail.embedding) == pytest.approx(
-        float(classes.rows[classes.index("tiger cat")] @ encoding.tail.embedding) + 100, abs=1e-3
+    np.testing.assert_allclose(maps(encoding, row[None], "gradcam"), map_before, atol=1e-5 * np.abs(map_before).max())
+    assert float(row @ encoding.forward.tail.embedding) == pytest.approx(
+        float(classes.rows[classes.index("tiger cat")] @ encoding.forward.tail.embedding) + 100, abs=1e-3
     )
 
 
@@ -261,7 +244,7 @@ def _head(folder: Path, dim: int, kind: str = ".pth", classes: int = 4, **tensor
 
 def _check_by_hand(explainer: Explainer, pooling: str, weight: Tensor, bias: Tensor, pixels: Tensor) -> None:
     """The package's FinerCAM on a backbone with a head put together as the paper's scripts do it."""
-    visual = explainer.loaded.model.visual
+    visual = explainer.loaded.tower.visual
 
     class WithHead(nn.Module):
         def __init__(self) -> None:
@@ -272,20 +255,15 @@ def _check_by_hand(explainer: Explainer, pooling: str, weight: Tensor, bias: Ten
             tokens = self.trunk.forward_features(x)
             return (tokens[:, 1:].mean(1) if pooling == "mean" else tokens[:, 0]) @ weight.T + bias
 
-    def grid(tokens: Tensor) -> Tensor:
-        return tokens[:, 1:].reshape(-1, 10, 15, 768).permute(0, 3, 1, 2)
-
     encoding = explainer.encode(CHELSEA, image_size=(140, 210))
-    model = WithHead()
-    model.requires_grad_(True)
-    with explainer.family.sized(visual, (140, 210)):
+    transform = grad_cam.reshape_transform(lambda tokens: tokens[:, 1:], (10, 15))
+    with explainer.loaded.tower.sized((140, 210)):
         for method, kind in (("gradcam", GradCAM), ("hirescam", HiResCAM)):
-            cam = FinerCAM(model, [visual.trunk.blocks[-1].norm1], grid, kind)
-            cam.base_cam.get_target_width_height = lambda tensor: (15, 10)
-            theirs = cam(input_tensor=pixels, targets=[FinerWeightedTarget(0, [1, 2, 3], 0.6)])[0]
+            target = grad_cam.finer(0, [1, 2, 3], 0.6)
+            norm = visual.trunk.blocks[-1].norm1
+            theirs = grad_cam.map_of(kind, WithHead(), norm, transform, (10, 15), pixels, target)
             ours = encoding.explain("a", ["b", "c", "d"], method=method, objective="finer-softmax-upstream").grid
-            assert np.abs(_positive(ours) - theirs).max() <= 1e-4, method
-    model.requires_grad_(False)
+            assert np.abs(grad_cam.positive(ours) - theirs).max() <= 1e-4, method
 
 
 @pytest.mark.parametrize("pooling", ["token", "mean", pytest.param("model", marks=pytest.mark.slow)])
@@ -302,11 +280,11 @@ def test_dinov2_and_a_head_on_each_pooling(
     explainer = finercam_clip.load_classifier(name, head, ["a", "b", "c", "d"], pretrained=checkpoint, pooling=pooling)
     encoding = explainer.encode(CHELSEA, image_size=(140, 210))
     assert encoding.grid == (10, 15)
-    pixels = explainer.loaded.preprocess(Image.fromarray(CHELSEA), (140, 210))[None]
-    with torch.no_grad(), explainer.family.sized(explainer.loaded.model.visual, (140, 210)):
-        tokens: Any = explainer.loaded.model.visual.trunk.forward_features(pixels)[0]
+    pixels = explainer.loaded.preprocess(Image.fromarray(CHELSEA), (140, 210))[0][None]
+    with torch.no_grad(), explainer.loaded.tower.sized((140, 210)):
+        tokens: Any = explainer.loaded.tower.visual.trunk.forward_features(pixels)[0]
     with torch.no_grad():
-        assert bool((explainer.loaded.model.visual.trunk.norm.weight == model.norm.weight).all())
+        assert bool((explainer.loaded.tower.visual.trunk.norm.weight == model.norm.weight).all())
     expected = (tokens[1:].mean(0) if pooling == "mean" else tokens[0]) @ weight.T + bias
     found = encoding.explain("a", ["b", "c", "d"])
     assert list(found.similarities.values()) == pytest.approx(expected.tolist(), rel=1e-4, abs=1e-3)
@@ -329,8 +307,8 @@ def test_a_checkpoint_fits_whole_or_not_at_all(tmp_path: Path, shallow: Callable
     for file in ("authors.pth", "m.safetensors"):
         found.append(finercam_clip.load_classifier(name, head, pretrained=tmp_path / file))
     for explainer in found:
-        for key, tensor in explainer.loaded.model.visual.trunk.state_dict().items():
-            assert bool((tensor == expected.loaded.model.visual.trunk.state_dict()[key]).all())
+        for key, tensor in explainer.loaded.tower.visual.trunk.state_dict().items():
+            assert bool((tensor == expected.loaded.tower.visual.trunk.state_dict()[key]).all())
     torch.save({key: tensor for key, tensor in state.items() if "fc2" not in key}, tmp_path / "part.pth")
     torch.save({f"layer{key}": tensor for key, tensor in state.items()}, tmp_path / "resnet.pth")
     torch.save({"state_dict": nn.Linear(1, 1)}, tmp_path / "objects.pth")
@@ -344,7 +322,7 @@ def test_without_a_backbone_it_is_the_papers(tmp_path: Path, shallow: Callable[[
     shallow({"depth": 1})
     explainer = finercam_clip.load_classifier(head=_head(tmp_path, 768), pretrained="random")
     assert explainer.loaded.name == "vit_base_patch14_dinov2.lvd142m"
-    assert explainer.loaded.model.visual.trunk.global_pool == "avg"
+    assert explainer.loaded.tower.visual.trunk.global_pool == "avg"
 
 
 @pytest.mark.parametrize("kind", [".pth", ".pt", ".safetensors", ".npz"])
@@ -419,8 +397,8 @@ def test_a_wrong_classifier_is_one_line(arguments: dict[str, Any], said: str, tm
 # --------------------------------------------------------------------------------------------------------------- names
 
 
-def _named(*names: str) -> Classes:
-    return with_classes(torch.zeros(len(names), 2), torch.zeros(len(names)), names)
+def _named(*names: str) -> ClassSpace:
+    return named_head(torch.zeros(len(names), 2), torch.zeros(len(names)), names)
 
 
 def test_names_match_whatever_case_punctuation_and_numbering() -> None:
@@ -449,8 +427,8 @@ def test_a_name_of_no_class_or_of_several_is_an_error_with_suggestions() -> None
 
 def test_no_name_is_ever_taken_for_another_classs(photos: Explainer) -> None:
     """Every ImageNet name finds its own class, and every word or part of it that is not a name finds none."""
-    classes = photos.loaded.classes
-    assert classes is not None
+    classes = photos.loaded.space
+    assert isinstance(classes, ClassSpace)
     for i, name in enumerate(classes.names):
         assert classes.index(name if "#" in name else name.upper()) == i
     for name in ("cat", "horse", "hor se cart house", "sedan", "", "  "):
@@ -472,9 +450,9 @@ def test_names_of_classes_come_from_texts_files_and_folders(tmp_path: Path) -> N
 
 
 def test_similar_by_logits_is_the_papers_ranking(photos: Explainer) -> None:
-    encoding, classes = photos.encode(CHELSEA), photos.loaded.classes
-    assert classes is not None
-    s = (classes.rows @ encoding.tail.embedding).numpy()
+    encoding, classes = photos.encode(CHELSEA), photos.loaded.space
+    assert isinstance(classes, ClassSpace)
+    s = (classes.rows @ encoding.forward.tail.embedding).numpy()
     for target in ("tiger cat", "espresso"):
         order = np.argsort(np.abs(s - s[classes.index(target)]), kind="stable")
         expected = [classes.names[i] for i in order[1:4]]
@@ -483,8 +461,8 @@ def test_similar_by_logits_is_the_papers_ranking(photos: Explainer) -> None:
 
 
 def test_similar_by_concepts_is_the_angle_between_rows_whatever_the_image(photos: Explainer) -> None:
-    classes = photos.loaded.classes
-    assert classes is not None
+    classes = photos.loaded.space
+    assert isinstance(classes, ClassSpace)
     w = classes.rows[:, :-1].numpy()
     w = w / np.linalg.norm(w, axis=1, keepdims=True)
     expected = np.argsort(-(w @ w[classes.index("tiger cat")]))[1:4]
@@ -496,7 +474,7 @@ def test_similar_by_concepts_is_the_angle_between_rows_whatever_the_image(photos
 def test_clip_chooses_by_either_too(tiny: Explainer) -> None:
     words = [f"a {colour} bird" for colour in ("red", "blue", "green", "pink", "black")]
     encoding = tiny.encode(CHELSEA)
-    s = (tiny.embed(words) @ encoding.tail.embedding).numpy()
+    s = (tiny.embed(words) @ encoding.forward.tail.embedding).numpy()
     by_logits = encoding.explain(words[0], 2, vocabulary=words, similar_by="logits").contrasts
     assert list(by_logits) == [words[i] for i in np.argsort(np.abs(s - s[0]))[1:3]]
     near = (tiny.embed(words) @ tiny.embed(words[:1])[0]).numpy()

@@ -23,6 +23,7 @@ import numpy as np
 import open_clip
 import pytest
 import torch
+from finercam_clip.prompts import read_prompts
 from PIL import Image
 from safetensors.torch import save_file
 
@@ -31,7 +32,6 @@ import finercam_clip.explainer
 import finercam_clip.models
 from finercam_clip.cli import build_parser, main
 from finercam_clip.explainer import load
-from finercam_clip.prompts import read_prompts
 
 SMALL = "ViT-S-32-alt"  # the architecture of open_clip that is built fastest
 TARGET, CONTRAST = "a bird with a red crown", "a bird with a blue crown"

@@ -1,34 +1,24 @@
-"""Every method against an independent reference: the grad-cam package, or its paper's formula written out here on a
-tower whose attention is spelt out, too."""
+"""Every method against its paper's formula, written out on a tower whose attention is written out, too; and what must
+hold for all of them."""
 
 from __future__ import annotations
-
-import math
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import tiny_explainer
 from numpy.typing import NDArray
+from reference.models import NOISE, TEXTS, maps, model_of, timm_explainer, tiny_explainer, tokenizer_of
+from reference.papers import FORMULAS, score, spelt_out
 from scipy.stats import spearmanr
-from skimage import data
-from test_parity import _normalised, _package, _plain
-from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import finercam_clip
 from finercam_clip import InputError
 from finercam_clip.aviary import demo
 from finercam_clip.explainer import Explainer, ImageEncoding
-from finercam_clip.methods import METHODS, method_named, methods_table, perturbation
-from finercam_clip.passes import attentions
+from finercam_clip.methods import METHODS, method_named, perturbation
 
-NOISE = np.random.default_rng(0).integers(0, 256, (50, 60, 3)).astype(np.uint8)
-TEXTS = ["a bird with a red crown", "a bird with a blue crown", "a bird with a red tail", "a bird with a black wing"]
 AGNOSTIC = ("eigencam", "rollout")  # their maps ask nothing
 
 
@@ -42,181 +32,7 @@ def deep() -> Explainer:
     return tiny_explainer(seed=1, layers=5)
 
 
-# ------------------------------------------------------------------------------------------- against the package
-
-
-@pytest.mark.parametrize("method", ["gradcam", "hirescam", "xgradcam", "layercam", "eigencam", "scorecam"])
-@pytest.mark.parametrize("name", ["bundled", "tiny"])
-def test_the_grad_cam_package_gives_the_same_map(method: str, name: str, request: pytest.FixtureRequest) -> None:
-    import pytorch_grad_cam as package
-
-    kinds = {"xgradcam": "XGradCAM", "hirescam": "HiResCAM", "layercam": "LayerCAM"}
-    kinds |= {"gradcam": "GradCAM", "eigencam": "EigenCAM", "scorecam": "ScoreCAM"}
-    explainer: Explainer = request.getfixturevalue(name)
-    encoding = explainer.encode(data.astronaut())
-    ours = encoding.explain(TEXTS[0], method=method).grid
-    theirs = _package(
-        explainer, encoding, encoding.pixels, explainer.embed(TEXTS), _plain(getattr(package, kinds[method]))
-    )
-    assert theirs.max() > 0.9
-    candidates = [ours, -ours] if method == "eigencam" else [ours]  # a principal component has no sign
-    assert min(np.abs(_normalised(one) - theirs).max() for one in candidates) <= 1e-4
-
-
-@pytest.mark.parametrize("name", ["bundled", "tiny"])
-def test_grad_cam_plus_plus_is_the_packages_on_the_same_gradients(name: str, request: pytest.FixtureRequest) -> None:
-    """Its weights divide by what may be near zero, so the last bits of two backward passes already differ too much."""
-    from pytorch_grad_cam import GradCAMPlusPlus
-
-    explainer: Explainer = request.getfixturevalue(name)
-    encoding = explainer.encode(data.chelsea())
-    direction = explainer.scale * explainer.embed(TEXTS[:1])
-    tail = encoding.tail
-    (gradient,) = tail.gradients(direction)
-    to_grid = [x.double().T.reshape(1, -1, *encoding.grid).numpy() for x in (tail.activations, gradient)]
-    weights = GradCAMPlusPlus.get_cam_weights(None, None, None, None, *to_grid)
-    theirs = np.maximum((weights[..., None, None] * to_grid[0]).sum(1)[0], 0)
-    ours = np.maximum(encoding.maps(direction, "gradcam++")[0], 0)
-    assert np.abs(ours - theirs).max() <= 1e-4 * theirs.max()
-
-
-@pytest.mark.parametrize("layer", [0, 1, -2])
-def test_another_target_layer_is_the_packages_at_that_layer(bundled: Explainer, layer: int) -> None:
-    from pytorch_grad_cam import GradCAM
-
-    encoding = bundled.encode(data.astronaut(), layer=layer)
-    ours = encoding.explain(TEXTS[0], method="gradcam").grid
-    block = bundled.loaded.model.visual.transformer.resblocks[layer]
-
-    def make(model: Any, layers: Any, to_grid: Any) -> Any:
-        return _plain(GradCAM)(model, [block.ln_1], to_grid)
-
-    theirs = _package(bundled, encoding, encoding.pixels, bundled.embed(TEXTS), make)
-    assert np.abs(_normalised(ours) - theirs).max() <= 1e-4
-
-
 # ------------------------------------------------------------------------- against the papers' formulas, spelt out
-
-
-@dataclass
-class Block:
-    """What a block saw and did, with its graph: attention A [H, n, n], heads o [n, C], and the tokens after it."""
-
-    before: Tensor
-    normed: Tensor
-    query: Tensor
-    key: Tensor
-    value: Tensor
-    attention: Tensor
-    heads: Tensor
-    after: Tensor
-
-
-def _heads(x: Tensor, count: int) -> Tensor:
-    return x.view(len(x), count, -1).permute(1, 0, 2)
-
-
-def _rest_of_block(block: Any, x: Tensor, attended: Tensor) -> Tensor:
-    x = x + attended
-    return x + block.mlp(block.ln_2(x))
-
-
-def _spelt_out(explainer: Explainer, pixels: Tensor) -> list[Block]:
-    visual = explainer.loaded.model.visual
-    x = visual._embeds(pixels)[0].requires_grad_()
-    found = []
-    for block in visual.transformer.resblocks:
-        before, normed, count = x, block.ln_1(x), block.attn.num_heads
-        q, k, v = (
-            _heads(normed @ w.T + b, count)
-            for w, b in zip(block.attn.in_proj_weight.chunk(3), block.attn.in_proj_bias.chunk(3), strict=True)
-        )
-        attention = torch.softmax(q @ k.mT / math.sqrt(q.shape[-1]), -1)
-        heads = (attention @ v).permute(1, 0, 2).flatten(1)
-        x = _rest_of_block(block, x, block.attn.out_proj(heads))
-        found.append(Block(before, normed, q, k, v, attention, heads, x))
-    return found
-
-
-def _score(explainer: Explainer, tokens: Tensor, d: Tensor) -> Tensor:
-    visual = explainer.loaded.model.visual
-    normed = visual.ln_post(tokens)
-    pooled = normed[0] if visual.pool_type == "tok" else normed[1:].mean(0)
-    return F.normalize(pooled @ visual.proj, dim=-1) @ d
-
-
-def _patch_scores(explainer: Explainer, tokens: Tensor, d: Tensor) -> Tensor:
-    visual = explainer.loaded.model.visual
-    return F.normalize(visual.ln_post(tokens[1:]) @ visual.proj, dim=-1) @ d
-
-
-def _grad_eclip(explainer: Explainer, blocks: list[Block], d: Tensor) -> Tensor:
-    last = blocks[-1]
-    (slope,) = torch.autograd.grad(_score(explainer, last.after, d), last.heads)
-    q, k, v = (part.permute(1, 0, 2).flatten(1) for part in (last.query, last.key, last.value))
-    loose = torch.stack([q[0] @ one / (q[0].norm() * one.norm()) for one in k[1:]])
-    loose = (loose - loose.min()) / (loose.max() - loose.min())
-    return torch.stack([(slope[0] * one).sum() for one in v[1:]]) * loose
-
-
-def _legrad(explainer: Explainer, blocks: list[Block], d: Tensor) -> Tensor:
-    total = torch.zeros(len(blocks[0].after))
-    for block in blocks[-2:]:
-        (slope,) = torch.autograd.grad(_score(explainer, block.after, d), block.attention, retain_graph=True)
-        total += slope.clamp(min=0).mean((0, 1))
-    return total[1:]
-
-
-def _chefer(explainer: Explainer, blocks: list[Block], d: Tensor) -> Tensor:
-    slopes = torch.autograd.grad(_score(explainer, blocks[-1].after, d), [block.attention for block in blocks])
-    relevance = torch.eye(len(blocks[0].after))
-    for block, slope in zip(blocks, slopes, strict=True):
-        relevance += (block.attention * slope).clamp(min=0).mean(0) @ relevance
-    pooled = relevance[0] if explainer.loaded.model.visual.pool_type == "tok" else relevance[1:].mean(0)
-    return pooled[1:]
-
-
-def _rollout(explainer: Explainer, blocks: list[Block], d: Tensor) -> Tensor:
-    flow = torch.eye(len(blocks[0].after))
-    for block in blocks:
-        step = block.attention.mean(0) + torch.eye(len(flow))
-        flow = (step / step.sum(1, keepdim=True)) @ flow
-    return flow[0, 1:] if explainer.loaded.model.visual.pool_type == "tok" else flow[1:].mean(0)[1:]
-
-
-def _maskclip(explainer: Explainer, blocks: list[Block], d: Tensor) -> Tensor:
-    block, last = explainer.loaded.model.visual.transformer.resblocks[-1], blocks[-1]
-    attended = block.attn.out_proj(last.value.permute(1, 0, 2).flatten(1))
-    return _patch_scores(explainer, _rest_of_block(block, last.before, attended), d)
-
-
-def _sclip(explainer: Explainer, blocks: list[Block], d: Tensor) -> Tensor:
-    block, last = explainer.loaded.model.visual.transformer.resblocks[-1], blocks[-1]
-    alike = sum(torch.softmax(x @ x.mT / math.sqrt(x.shape[-1]), -1) for x in (last.query, last.key))
-    attended = block.attn.out_proj((alike @ last.value).permute(1, 0, 2).flatten(1))
-    return _patch_scores(explainer, _rest_of_block(block, last.before, attended), d)
-
-
-def _clip_surgery(explainer: Explainer, blocks: list[Block], d: Tensor) -> Tensor:
-    towers = explainer.loaded.model.visual.transformer.resblocks
-    start = len(blocks) - len(blocks) // 2
-    tokens = blocks[start].before
-    for block, seen in list(zip(towers, blocks, strict=True))[start:]:
-        v = seen.value
-        alike = torch.softmax(v @ v.mT / math.sqrt(v.shape[-1]), -1)
-        tokens = tokens + block.attn.out_proj((alike @ v).permute(1, 0, 2).flatten(1))
-    return _patch_scores(explainer, tokens, d)
-
-
-FORMULAS: dict[str, Callable[[Explainer, list[Block], Tensor], Tensor]] = {
-    "grad-eclip": _grad_eclip,
-    "legrad": _legrad,
-    "chefer": _chefer,
-    "rollout": _rollout,
-    "maskclip": _maskclip,
-    "sclip": _sclip,
-    "clip-surgery": _clip_surgery,
-}
 
 
 @pytest.mark.parametrize("method", FORMULAS)
@@ -227,9 +43,11 @@ def test_the_papers_formula_gives_the_same_map(method: str, pool_type: str) -> N
     explainer = tiny_explainer(seed=1, layers=5, pool_type=pool_type)
     encoding = explainer.encode(NOISE)
     d = torch.randn(32, generator=torch.Generator().manual_seed(0))
-    ours = encoding.maps(d[None], method)[0].ravel()
-    blocks = _spelt_out(explainer, encoding.pixels)
-    assert _score(explainer, blocks[-1].after, d).item() == pytest.approx(float(encoding.tail.embedding @ d), abs=1e-5)
+    ours = maps(encoding, d[None], method)[0].ravel()
+    blocks = spelt_out(explainer, encoding.forward.pixels)
+    assert score(explainer, blocks[-1].after, d).item() == pytest.approx(
+        float(encoding.forward.tail.embedding @ d), abs=1e-5
+    )
     theirs = FORMULAS[method](explainer, blocks, d).detach().numpy()
     assert np.abs(theirs).max() > 0
     assert np.abs(ours - theirs).max() <= 1e-4 * np.abs(theirs).max()
@@ -239,8 +57,8 @@ def test_grad_eclip_without_the_closed_form(deep: Explainer) -> None:
     """On the recorded graph of another layer's tail the cotangents come from autograd."""
     one, two = deep.encode(NOISE), deep.encode(NOISE, layer=-1)
     d = torch.randn(3, 32, generator=torch.Generator().manual_seed(0))
-    assert type(one.tail) is not type(two.tail)
-    first, second = (METHODS["grad-eclip"].maps(encoding, d) for encoding in (one, two))
+    assert type(one.forward.tail) is not type(two.forward.tail)
+    first, second = (METHODS["grad-eclip"].maps(encoding.forward, d) for encoding in (one, two))
     torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-6)
 
 
@@ -249,17 +67,17 @@ def test_occlusion_is_the_mean_fall_of_the_score_under_the_squares_that_cover_a_
     (rows, columns), d = encoding.grid, torch.randn(32, generator=torch.Generator().manual_seed(0))
     total = np.zeros(encoding.grid)
     with torch.no_grad():
-        whole = F.normalize(tiny.loaded.model.encode_image(encoding.pixels)[0], dim=-1) @ d
+        whole = F.normalize(model_of(tiny).encode_image(encoding.forward.pixels)[0], dim=-1) @ d
         for top in range(-1, rows):
             for left in range(-1, columns):
-                covered = encoding.pixels.clone()
+                covered = encoding.forward.pixels.clone()
                 window = slice(max(top, 0), top + 2), slice(max(left, 0), left + 2)
                 for y in range(rows)[window[0]]:
                     for x in range(columns)[window[1]]:
                         covered[:, :, 8 * y : 8 * y + 8, 8 * x : 8 * x + 8] = 0
-                part = F.normalize(tiny.loaded.model.encode_image(covered)[0], dim=-1) @ d
+                part = F.normalize(model_of(tiny).encode_image(covered)[0], dim=-1) @ d
                 total[window] += float(whole - part)
-    ours = encoding.maps(d[None], "occlusion")[0]
+    ours = maps(encoding, d[None], "occlusion")[0]
     assert np.abs(ours - total / 4).max() <= 1e-4 * np.abs(total).max()
 
 
@@ -268,10 +86,10 @@ def test_rise_is_the_mean_of_masks_weighed_by_the_score_seen_through_them(tiny: 
     d = torch.randn(32, generator=torch.Generator().manual_seed(0))
     masks = perturbation.rise_masks(100, (32, 48))(torch.arange(100))
     with torch.no_grad():
-        scores = F.normalize(tiny.loaded.model.encode_image(encoding.pixels * masks), dim=-1) @ d
+        scores = F.normalize(model_of(tiny).encode_image(encoding.forward.pixels * masks), dim=-1) @ d
     cells = masks.view(100, 4, 8, 6, 8).mean((2, 4))
     expected = (scores[:, None, None] * cells).sum(0) / cells.sum(0)
-    assert np.abs(encoding.maps(d[None], "rise")[0] - expected.numpy()).max() <= 1e-5
+    assert np.abs(maps(encoding, d[None], "rise")[0] - expected.numpy()).max() <= 1e-5
 
 
 def test_rise_masks_are_half_open_everywhere_and_smooth() -> None:
@@ -291,8 +109,8 @@ def test_rise_masks_are_half_open_everywhere_and_smooth() -> None:
 def test_a_method_is_linear_in_the_direction_if_and_only_if_it_says_so(deep: Explainer, name: str) -> None:
     encoding, generator = deep.encode(NOISE), torch.Generator().manual_seed(2)
     one, two = 5 * torch.randn(2, 32, generator=generator)
-    parts = encoding.maps(torch.stack([one, two]), name)
-    (whole,) = encoding.maps((one - 0.6 * two)[None], name)
+    parts = maps(encoding, torch.stack([one, two]), name)
+    (whole,) = maps(encoding, (one - 0.6 * two)[None], name)
     same = np.abs(whole - (parts[0] - 0.6 * parts[1])).max() <= 1e-4 * np.abs(parts).max()
     assert same == METHODS[name].linear
 
@@ -314,9 +132,9 @@ def test_the_difference_is_of_signed_maps(deep: Explainer, name: str) -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_the_scores_are_the_models_own_whatever_the_method(deep: Explainer, name: str) -> None:
     with torch.no_grad():
-        pixels = deep.encode(NOISE).pixels
-        texts = deep.loaded.model.encode_text(deep.loaded.tokenizer(TEXTS), normalize=True)
-        cosines = deep.loaded.model.encode_image(pixels, normalize=True)[0] @ texts.T
+        pixels = deep.encode(NOISE).forward.pixels
+        texts = model_of(deep).encode_text(tokenizer_of(deep)(TEXTS), normalize=True)
+        cosines = model_of(deep).encode_image(pixels, normalize=True)[0] @ texts.T
     found = deep.explain(NOISE, TEXTS[0], TEXTS[1:], method=name)
     assert list(found.similarities.values()) == pytest.approx(cosines.tolist(), abs=1e-5)
 
@@ -335,8 +153,8 @@ def test_many_questions_are_the_single_ones(deep: Explainer) -> None:
     directions = torch.randn(33, 32, generator=torch.Generator().manual_seed(0))
     for name, method in METHODS.items():
         if method.linear:
-            many = encoding.maps(directions, name)
-            few = np.concatenate([encoding.maps(part, name) for part in torch.split(directions, 11)])
+            many = maps(encoding, directions, name)
+            few = np.concatenate([maps(encoding, part, name) for part in torch.split(directions, 11)])
             assert np.abs(many - few).max() <= 1e-4 * np.abs(few).max(), name
 
 
@@ -344,40 +162,40 @@ def test_the_pictures_seen_through_masks_serve_every_question(deep: Explainer, m
     encoding = deep.encode(NOISE)
     for name in ("rise", "scorecam", "occlusion"):
         encoding.heatmaps(TEXTS[:1], method=name)
-    monkeypatch.setattr(deep.loaded.model.visual, "forward", None)
+    monkeypatch.setattr(deep.loaded.tower.visual, "forward", None)
     for name in ("rise", "scorecam", "occlusion"):
         assert np.isfinite(encoding.heatmaps(TEXTS, method=name)).all()
 
 
 def test_attention_weights_and_their_gradients_in_a_tower_of_timm() -> None:
     """Rows sum to 1; the gradient is the finite difference of the score when timm's own weights are moved."""
-    explainer = _timm_explainer()
+    explainer = timm_explainer()
     encoding = explainer.encode(NOISE)
-    found = attentions(encoding, graph=True)
+    found = encoding.forward.attentions(graph=True)
     for weights in found.weights:
         torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:2]))
-    d = torch.randn(len(encoding.tail.embedding), generator=torch.Generator().manual_seed(0))
+    d = torch.randn(len(encoding.forward.tail.embedding), generator=torch.Generator().manual_seed(0))
     slopes = found.weight_gradients(d)
-    attention = explainer.loaded.model.visual.trunk.blocks[0].attn
+    attention = explainer.loaded.tower.visual.trunk.blocks[0].attn
     move = torch.randn(found.weights[0].shape, generator=torch.Generator().manual_seed(1))
 
-    def score(step: float) -> float:
+    def moved(step: float) -> float:
         handle = attention.attn_drop.register_forward_hook(lambda _, __, output: output + step * move)
         attention.fused_attn = False
         try:
             with torch.no_grad():
-                return float(F.normalize(explainer.loaded.model.visual(encoding.pixels)[0], dim=-1) @ d)
+                return float(F.normalize(explainer.loaded.tower.visual(encoding.forward.pixels)[0], dim=-1) @ d)
         finally:
             handle.remove()
             attention.fused_attn = True
 
-    difference = (score(1e-3) - score(-1e-3)) / 2e-3
+    difference = (moved(1e-3) - moved(-1e-3)) / 2e-3
     assert difference == pytest.approx(float((slopes[0] * move).sum()), rel=1e-2)
 
 
 @pytest.mark.parametrize("pool", ["token", "avg"])
 def test_every_method_works_on_towers_of_timm_or_says_why_not(pool: str) -> None:
-    explainer = _timm_explainer(pool)
+    explainer = timm_explainer(pool)
     encoding = explainer.encode(NOISE)
     for name in METHODS:
         if (name, pool) == ("grad-eclip", "avg"):
@@ -390,34 +208,10 @@ def test_every_method_works_on_towers_of_timm_or_says_why_not(pool: str) -> None
         assert np.abs(grid).max() > 0, name
 
 
-def _timm_explainer(pool: str = "token") -> Explainer:
-    import open_clip
-    from open_clip.transform import PreprocessCfg
-
-    from finercam_clip.models import LoadedModel
-
-    vision = {
-        "timm_model_name": "vit_tiny_patch16_224",
-        "timm_model_pretrained": False,
-        "timm_pool": pool,
-        "timm_proj": "linear",
-        "image_size": 224,
-    }
-    text = {"context_length": 32, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = open_clip.CustomTextCLIP(embed_dim=32, vision_cfg=vision, text_cfg=text)
-    del model.visual.trunk.blocks[3:]
-    model.eval().requires_grad_(False)
-    tokenizer = open_clip.SimpleTokenizer(context_length=32)
-    cfg = PreprocessCfg(size=(224, 224))
-    return Explainer(LoadedModel("timm", "test", model, cfg, tokenizer, None, torch.device("cpu")))
-
-
 @pytest.mark.parametrize("part", ["visual", "model", "blocks"])
 def test_a_compiled_model_gives_the_same_maps(tiny: Explainer, part: str) -> None:
     explainer = tiny_explainer()
-    model = explainer.loaded.model
+    model = model_of(explainer)
     for module in {"visual": [model.visual], "model": [model]}.get(part, model.visual.transformer.resblocks):
         module.compile(backend="aot_eager")
     one, two = explainer.encode(NOISE), tiny.encode(NOISE)
@@ -490,10 +284,6 @@ def test_the_last_layer_asked_for_is_the_default(tiny: Explainer) -> None:
         one = tiny.explain(NOISE, TEXTS[0], TEXTS[1:], pooling=pooling).grid
         two = tiny.explain(NOISE, TEXTS[0], TEXTS[1:], pooling=pooling, layer=-1).grid
         assert np.abs(one - two).max() <= 1e-4 * np.abs(one).max()
-
-
-def test_the_table_of_methods_names_all() -> None:
-    assert all(f"`{name}`" in methods_table() for name in METHODS)
 
 
 def _grid(encoding: ImageEncoding, method: str) -> NDArray[np.float32]:

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from finercam_clip.classifiers import load_classifier
 from finercam_clip.datasets import open_dataset
+from finercam_clip.models import load_classifier
 
 pytest.importorskip("nbclient", reason="notebooks are executed with nbclient")
 pytest.importorskip("ipykernel", reason="notebooks are executed with ipykernel")

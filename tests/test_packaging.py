@@ -121,7 +121,7 @@ def test_an_installed_wheel_answers_from_another_folder(installed: Path, tmp_pat
 def test_an_installed_wheel_finds_its_own_prompts(installed: Path, tmp_path: Path) -> None:
     code = """
 import json, finercam_clip
-from finercam_clip.prompts import prompt_files, read_prompts
+from finercam_clip.concepts.vocabulary import prompt_files, read_prompts
 found = {name: [str(path), len(read_prompts(name))] for name, path in prompt_files().items()}
 print(json.dumps([finercam_clip.__file__, found]))
 """

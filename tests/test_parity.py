@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from conftest import tiny_explainer
+import pytorch_grad_cam as package
 from numpy.typing import NDArray
-from pytorch_grad_cam import FinerCAM, GradCAM, HiResCAM
+from pytorch_grad_cam import GradCAM, HiResCAM
+from reference import grad_cam
+from reference.models import TEXTS, maps, tiny_explainer
 from skimage import data
 
 from finercam_clip.aviary import demo
-from finercam_clip.bench import Similarities
-from finercam_clip.explainer import Explainer, ImageEncoding
+from finercam_clip.explainer import Explainer
 
 PICTURES: dict[str, Callable[[], NDArray[np.uint8]]] = {
     "astronaut": data.astronaut,
@@ -23,97 +22,32 @@ PICTURES: dict[str, Callable[[], NDArray[np.uint8]]] = {
     "noise": lambda: np.random.default_rng(0).integers(0, 256, (224, 224, 3)).astype(np.uint8),
     "drawn bird": lambda: demo.demo_scene().image,
 }
-
-
-def _normalised(grid: NDArray[np.float32]) -> NDArray[np.float32]:
-    """As the package does, grid by grid: ReLU, minus the minimum, over the maximum.
-
-    The package adds 1e-7 to the maximum, but scales twice: the second time the maximum is 1 and the 1e-7 is all that
-    stays of it, however small the map was.
-    """
-    positive = np.maximum(grid, 0)
-    positive = positive - positive.min()
-    return np.asarray(positive / positive.max() if positive.any() else positive, np.float32)
-
-
-def _package(
-    explainer: Explainer, encoding: ImageEncoding, pixels: torch.Tensor, texts: torch.Tensor, make: Callable[..., Any]
-) -> NDArray[np.float32]:
-    """The package's map on the grid: at the size it has before it is scaled up to the input."""
-    family, visual = explainer.family, explainer.loaded.model.visual
-    h, w = encoding.grid
-    size: list[tuple[int, int]] = []
-
-    def to_grid(tokens: torch.Tensor) -> torch.Tensor:
-        patches = family.patches(visual, tokens)
-        return patches.reshape(-1, h, w, patches.shape[-1]).permute(0, 3, 1, 2)
-
-    model = Similarities(visual, texts, explainer.scale)
-    visual.requires_grad_(True)
-    try:
-        cam, ask = make(model, [family.target_layer(visual)], to_grid)
-        base = getattr(cam, "base_cam", cam)
-        base.get_target_width_height = lambda tensor: size.append((w, h)) or (w, h)
-        with cam:
-            result = ask(cam, pixels)
-    finally:
-        visual.zero_grad(set_to_none=True)
-        visual.requires_grad_(False)
-    assert size
-    return np.asarray(result[0], np.float32)
-
-
-def _plain(kind: type) -> Callable[..., Any]:
-    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
-
-    def make(model: Any, layers: Any, to_grid: Any) -> Any:
-        cam = kind(model, layers, reshape_transform=to_grid)
-        return cam, lambda cam, pixels: cam(input_tensor=pixels, targets=[ClassifierOutputTarget(0)])
-
-    return make
-
-
-def _finer(kind: type, contrasts: int, alpha: float) -> Callable[..., Any]:
-    from pytorch_grad_cam.utils.model_targets import FinerWeightedTarget
-
-    def make(model: Any, layers: Any, to_grid: Any) -> Any:
-        cam = FinerCAM(model, layers, reshape_transform=to_grid, base_method=kind)
-        target = FinerWeightedTarget(0, list(range(1, contrasts + 1)), alpha)
-        return cam, lambda cam, pixels: cam(input_tensor=pixels, targets=[target])
-
-    return make
-
-
-def _question(explainer: Explainer, image: NDArray[np.uint8], texts: list[str]) -> tuple[Any, ...]:
-    from PIL import Image
-
-    return (
-        explainer.encode(image),
-        explainer.loaded.preprocess(Image.fromarray(image))[None],
-        explainer.embed(texts),
-    )
-
-
-TEXTS = ["a bird with a red crown", "a bird with a blue crown", "a bird with a red tail", "a bird with a black wing"]
+KINDS = {
+    "gradcam": "GradCAM",
+    "hirescam": "HiResCAM",
+    "xgradcam": "XGradCAM",
+    "layercam": "LayerCAM",
+    "eigencam": "EigenCAM",
+    "scorecam": "ScoreCAM",
+}
 
 
 def _check(explainer: Explainer, image: NDArray[np.uint8]) -> None:
-    encoding, pixels, texts = _question(explainer, image, TEXTS)
-    found = []
+    encoding, texts = explainer.encode(image), explainer.embed(TEXTS)
+    largest = []
     for method, kind in (("gradcam", GradCAM), ("hirescam", HiResCAM)):
         ours = encoding.explain(TEXTS[0], method=method).grid
-        theirs = _package(explainer, encoding, pixels, texts, _plain(kind))
-        found.append(theirs)
-        assert np.abs(_normalised(ours) - theirs).max() <= 1e-4, method
-    for method, kind in (("gradcam", GradCAM), ("hirescam", HiResCAM)):
+        theirs = grad_cam.of_texts(kind, explainer, encoding, texts, grad_cam.plain())
+        largest.append(theirs.max())
+        assert np.abs(grad_cam.positive(ours) - theirs).max() <= 1e-4, method
         for alpha in (0.6, 1.0):
             ours = encoding.explain(
                 TEXTS[0], TEXTS[1:], method=method, gamma=alpha, objective="finer-softmax-upstream"
             ).grid
-            theirs = _package(explainer, encoding, pixels, texts, _finer(kind, 3, alpha))
-            found.append(theirs)
-            assert np.abs(_normalised(ours) - theirs).max() <= 1e-4, (method, alpha)
-    assert sum(theirs.max() > 0.99 for theirs in found) >= 4  # two maps without a positive value would agree, too
+            theirs = grad_cam.of_texts(kind, explainer, encoding, texts, grad_cam.finer(0, [1, 2, 3], alpha))
+            largest.append(theirs.max())
+            assert np.abs(grad_cam.positive(ours) - theirs).max() <= 1e-4, (method, alpha)
+    assert sum(value > 0.99 for value in largest) >= 4  # two maps without a positive value would agree, too
 
 
 @pytest.mark.parametrize("picture", ["astronaut", "chelsea", "noise"])
@@ -138,12 +72,48 @@ def test_one_contrast_is_the_papers_mean_in_the_package_too(bundled: Explainer) 
     As long as the contrast's probability p is well above the package's own epsilon, p / (p + 1e-9). Therefore the
     contrast is the text that is true of the image: the other way round this model is so sure that p is near 1e-9.
     """
-    image = demo.demo_scene().image
     target, contrast = TEXTS[1], TEXTS[0]
-    encoding, pixels, texts = _question(bundled, image, [target, contrast])
+    encoding, texts = bundled.encode(demo.demo_scene().image), bundled.embed([target, contrast])
     for method, kind in (("gradcam", GradCAM), ("hirescam", HiResCAM)):
-        found = encoding.explain(target, [contrast], method=method, gamma=0.6)
-        assert found.probabilities[contrast] > 0.5
-        theirs = _package(bundled, encoding, pixels, texts, _finer(kind, 1, 0.6))
+        explanation = encoding.explain(target, [contrast], method=method, gamma=0.6)
+        assert explanation.probabilities[contrast] > 0.5
+        theirs = grad_cam.of_texts(kind, bundled, encoding, texts, grad_cam.finer(0, [1], 0.6))
         assert theirs.max() > 0.99
-        assert np.abs(_normalised(found.grid) - theirs).max() <= 1e-4, method
+        assert np.abs(grad_cam.positive(explanation.grid) - theirs).max() <= 1e-4, method
+
+
+@pytest.mark.parametrize("method", KINDS)
+@pytest.mark.parametrize("name", ["bundled", "tiny"])
+def test_every_method_of_both_gives_the_same_map(method: str, name: str, request: pytest.FixtureRequest) -> None:
+    explainer: Explainer = request.getfixturevalue(name)
+    encoding = explainer.encode(data.astronaut())
+    ours = encoding.explain(TEXTS[0], method=method).grid
+    kind = getattr(package, KINDS[method])
+    theirs = grad_cam.of_texts(kind, explainer, encoding, explainer.embed(TEXTS), grad_cam.plain())
+    assert theirs.max() > 0.9
+    candidates = [ours, -ours] if method == "eigencam" else [ours]  # a principal component has no sign
+    assert min(np.abs(grad_cam.positive(one) - theirs).max() for one in candidates) <= 1e-4
+
+
+@pytest.mark.parametrize("name", ["bundled", "tiny"])
+def test_grad_cam_plus_plus_is_the_packages_on_the_same_gradients(name: str, request: pytest.FixtureRequest) -> None:
+    """Its weights divide by what may be near zero, so the last bits of two backward passes already differ too much."""
+    explainer: Explainer = request.getfixturevalue(name)
+    encoding = explainer.encode(data.chelsea())
+    direction = explainer.loaded.space.scale * explainer.embed(TEXTS[:1])
+    tail = encoding.forward.tail
+    (gradient,) = tail.gradients(direction)
+    to_grid = [x.double().T.reshape(1, -1, *encoding.grid).numpy() for x in (tail.activations, gradient)]
+    weights = package.GradCAMPlusPlus.get_cam_weights(None, None, None, None, *to_grid)
+    theirs = np.maximum((weights[..., None, None] * to_grid[0]).sum(1)[0], 0)
+    ours = np.maximum(maps(encoding, direction, "gradcam++")[0], 0)
+    assert np.abs(ours - theirs).max() <= 1e-4 * theirs.max()
+
+
+@pytest.mark.parametrize("layer", [0, 1, -2])
+def test_another_target_layer_is_the_packages_at_that_layer(bundled: Explainer, layer: int) -> None:
+    encoding = bundled.encode(data.astronaut(), layer=layer)
+    ours = encoding.explain(TEXTS[0], method="gradcam", layer=layer).grid
+    norm = bundled.loaded.tower.visual.transformer.resblocks[layer].ln_1
+    theirs = grad_cam.of_texts(GradCAM, bundled, encoding, bundled.embed(TEXTS), grad_cam.plain(), norm)
+    assert np.abs(grad_cam.positive(ours) - theirs).max() <= 1e-4

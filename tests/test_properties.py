@@ -1,16 +1,18 @@
-"""What must be true of every explanation (DESIGN section 5)."""
+"""What must be true of every explanation."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from reference.models import model_of, tokenizer_of
 from scipy.stats import spearmanr
 from skimage import data
 
@@ -18,8 +20,8 @@ import finercam_clip
 from finercam_clip import InputError, Options
 from finercam_clip.aviary import benchmark, demo
 from finercam_clip.explainer import Explainer, ImageEncoding
-from finercam_clip.families import POOLINGS
-from finercam_clip.tails import unit_norm
+from finercam_clip.objectives import unit_norm
+from finercam_clip.options import Pooling
 
 RED, BLUE, GREEN = "a bird with a red crown", "a bird with a blue crown", "a bird with a green tail"
 NOISE = np.random.default_rng(0).integers(0, 256, (50, 60, 3)).astype(np.uint8)
@@ -129,9 +131,9 @@ def test_explain_is_encode_then_explain(tiny: Explainer) -> None:
 
 def test_similarities_are_the_models_own_cosines(tiny: Explainer) -> None:
     """From open_clip's `encode_image` and `encode_text`, with its tokenizer and logit scale."""
-    model, texts = tiny.loaded.model, [RED, BLUE, GREEN]
-    image = model.encode_image(tiny.loaded.preprocess(Image.fromarray(NOISE))[None], normalize=True)[0]
-    cosines = model.encode_text(tiny.loaded.tokenizer(texts), normalize=True) @ image
+    model, texts = model_of(tiny), [RED, BLUE, GREEN]
+    image = model.encode_image(tiny.loaded.preprocess(Image.fromarray(NOISE))[0][None], normalize=True)[0]
+    cosines = model.encode_text(tokenizer_of(tiny)(texts), normalize=True) @ image
     found = tiny.explain(NOISE, RED, [BLUE, GREEN])
     assert list(found.similarities.values()) == pytest.approx(cosines.tolist(), abs=1e-6)
     probabilities = (model.logit_scale.exp() * cosines).softmax(0)
@@ -207,7 +209,7 @@ def test_half_precision_agrees_in_rank(bundled: Explainer, precision: str) -> No
     half = finercam_clip.load(precision=precision)
     texts = unit_norm(torch.randn(300, 256, generator=torch.Generator().manual_seed(0)))
     assert np.isfinite(half.encode(demo.IMAGE).heatmaps(texts)).all()
-    for pooling in POOLINGS:
+    for pooling in get_args(Pooling):
         exact, found = (explainer.encode(demo.IMAGE, pooling=pooling) for explainer in (bundled, half))
         for method in ("gradcam", "hirescam"):
             one, two = (image.explain(RED, [BLUE], method=method).grid.ravel() for image in (exact, found))
@@ -240,7 +242,7 @@ def test_a_change_in_a_photograph_moves_the_activations_there(photo: ImageEncodi
     y, x = (row + 0.5) * side, left + (column + 0.5) * side
     changed = photo.image.copy()
     changed[round(y - side / 2) : round(y + side / 2), round(x - side / 2) : round(x + side / 2)] ^= 255
-    moved = (photo.explainer.encode(changed).tail.activations - photo.tail.activations).norm(dim=1)
+    moved = (photo.explainer.encode(changed).forward.tail.activations - photo.forward.tail.activations).norm(dim=1)
     hottest = photo.geometry.to_image(moved.reshape(photo.grid).numpy()).argmax()
     found_y, found_x = np.unravel_index(int(hottest), photo.image.shape[:2])
     assert abs(found_y - y) <= side / 2

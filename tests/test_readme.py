@@ -13,8 +13,8 @@ import pytest
 
 import finercam_clip
 from finercam_clip.cli import build_parser
+from finercam_clip.concepts.vocabulary import prompt_files
 from finercam_clip.errors import InputError
-from finercam_clip.prompts import prompt_files
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_explainer
 from numpy.typing import NDArray
+from reference.models import tiny_explainer
 
 from finercam_clip import InputError
 from finercam_clip.aviary import demo
+from finercam_clip.concepts.vocabulary import read_prompts
 from finercam_clip.explainer import Explainer
-from finercam_clip.prompts import read_prompts
-from finercam_clip.refine import affinity, affinity_matrix, boxed
+from finercam_clip.methods.refine import affinity, affinity_matrix, boxed
 
 NOISE = np.random.default_rng(0).integers(0, 256, (50, 60, 3)).astype(np.uint8)
 
@@ -45,8 +45,8 @@ def _reference(attention: NDArray[np.float64], grid: NDArray[np.float64]) -> NDA
 
 def _attention(explainer: Explainer, count: int) -> NDArray[np.float64]:
     """The mean of the last blocks' attention between patches, from torch's own module asked for its weights."""
-    visual = explainer.loaded.model.visual
-    x = visual._embeds(explainer.encode(NOISE).pixels)
+    visual = explainer.loaded.tower.visual
+    x = visual._embeds(explainer.encode(NOISE).forward.pixels)
     found = []
     with torch.no_grad():
         for block in visual.transformer.resblocks:
@@ -86,7 +86,7 @@ def test_boxes_of_regions() -> None:
 
 def test_nothing_positive_stays_nothing(tiny: Explainer) -> None:
     maps = np.stack([-np.ones((4, 6), np.float32), np.zeros((4, 6), np.float32)])
-    assert not affinity(tiny.encode(NOISE), maps).any()
+    assert not affinity(tiny.encode(NOISE).forward, maps).any()
 
 
 @pytest.mark.parametrize("method", ["gradcam", "hirescam", "maskclip", "chefer"])

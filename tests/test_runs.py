@@ -20,16 +20,16 @@ import pytest
 from PIL import Image
 from skimage import data
 
-import finercam_clip.explainer
+import finercam_clip.models
 from finercam_clip import InputError
 from finercam_clip.aviary import world
 from finercam_clip.aviary.demo import BIRD
 from finercam_clip.cli import main
+from finercam_clip.concepts.vocabulary import spoken
 from finercam_clip.datasets import check, open_dataset
-from finercam_clip.explainer import Explainer, load
+from finercam_clip.explainer import Explainer
 from finercam_clip.gallery import visualize
-from finercam_clip.options import Options
-from finercam_clip.prompts import spoken
+from finercam_clip.models import load
 from finercam_clip.runs import generate, geometry_in, read_manifest, read_maps
 from finercam_clip.traits import read_traits
 
@@ -44,7 +44,7 @@ _load_once = lru_cache(load)
 
 @pytest.fixture(autouse=True)
 def bundled_once(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(finercam_clip.explainer, "load", _load_once)
+    monkeypatch.setattr(finercam_clip.models, "load", _load_once)
     return
 
 
@@ -132,7 +132,7 @@ def test_whatever_is_damaged_is_mended(birds: Path, tmp_path: Path, bundled: Exp
 
 def test_maps_and_scores_are_those_of_explain(birds: Path, tmp_path: Path, bundled: Explainer) -> None:
     dataset = open_dataset(birds).split("test")
-    generate(bundled, dataset, tmp_path, options=Options(method="gradcam"))
+    generate(bundled, dataset, tmp_path, method="gradcam")
     records = read_manifest(tmp_path)
     assert [record["image"] for record in records] == sorted(record["image"] for record in records)
     assert len(records) == 8
@@ -158,9 +158,9 @@ def test_a_run_of_other_settings_is_not_mixed_in(birds: Path, tmp_path: Path, bu
     dataset = open_dataset(birds).split("train")
     generate(bundled, dataset, tmp_path)
     before = tree(tmp_path)
-    for other in (Options(gamma=0.9), Options(method="gradcam")):
+    for other in ({"gamma": 0.9}, {"method": "gradcam"}):
         with pytest.raises(InputError, match=r"run of other settings \(settings\.(gamma 0.6 -> 0.9|method)"):
-            generate(bundled, dataset, tmp_path, options=other)
+            generate(bundled, dataset, tmp_path, **other)
     assert tree(tmp_path) == before
     (tmp_path / "run.json").unlink()
     with pytest.raises(InputError, match="other files and no run"):

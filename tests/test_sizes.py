@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_explainer
 from open_clip.model import resize_pos_embed
+from reference.models import model_of, tiny_explainer
 
 from finercam_clip import InputError
 from finercam_clip.explainer import Explainer, ImageEncoding
-from finercam_clip.images import Geometry, input_size
+from finercam_clip.geometry import Geometry
+from finercam_clip.preprocess import input_size
 
 RED, BLUE = "a red bird", "a blue bird"
 rng = np.random.default_rng(0)
@@ -46,9 +47,9 @@ def test_other_sizes_are_errors(wanted: Any) -> None:
 
 
 def test_a_larger_size_is_a_finer_grid_and_leaves_no_trace(tiny: Explainer) -> None:
-    before = {name: tensor.clone() for name, tensor in tiny.loaded.model.state_dict().items()}
+    before = {name: tensor.clone() for name, tensor in model_of(tiny).state_dict().items()}
     fresh = tiny.explain(WIDE, RED, [BLUE])
-    own = tiny.explain(WIDE, RED, [BLUE], image_size=tiny.loaded.preprocess_cfg.size)
+    own = tiny.explain(WIDE, RED, [BLUE], image_size=tiny.loaded.preprocess.size)
     h, w = fresh.grid.shape
     larger = tiny.explain(WIDE, RED, [BLUE], image_size=(16 * h, 16 * w))
     native = tiny.explain(WIDE, RED, [BLUE], image_size="native")
@@ -58,16 +59,16 @@ def test_a_larger_size_is_a_finer_grid_and_leaves_no_trace(tiny: Explainer) -> N
     assert native.geometry.seen == (0, 0, 130, 70)  # nothing is cropped away
     assert np.array_equal(fresh.grid, again.grid)
     assert np.array_equal(fresh.grid, own.grid)
-    assert all(bool((tiny.loaded.model.state_dict()[n] == t).all()) for n, t in before.items())
+    assert all(bool((model_of(tiny).state_dict()[n] == t).all()) for n, t in before.items())
     assert native.heatmap.shape == larger.heatmap.shape == (70, 130)
 
 
 def test_interpolated_positions_are_those_of_a_model_built_at_that_size() -> None:
     """open_clip's own way to a larger model: build it and load the state with resized position embeddings."""
     small, larger = tiny_explainer(image_size=32), tiny_explainer(image_size=64)
-    state = small.loaded.model.state_dict()
-    resize_pos_embed(state, larger.loaded.model)
-    larger.loaded.model.load_state_dict(state)
+    state = model_of(small).state_dict()
+    resize_pos_embed(state, model_of(larger))
+    model_of(larger).load_state_dict(state)
     expected = larger.explain(WIDE, RED, [BLUE])
     found = small.explain(WIDE, RED, [BLUE], image_size=64)
     np.testing.assert_allclose(found.grid, expected.grid, rtol=1e-4, atol=1e-6)
@@ -125,7 +126,7 @@ def test_out_of_memory_halves_the_batch_and_says_so(tiny: Explainer, monkeypatch
     assert [len(found), tried[0], tried[-1]] == [10, 10, 2]
     assert "batches of 2" in str(said[-1].message)
     for one, two in zip(found, expected, strict=True):
-        torch.testing.assert_close(one.tail.embedding, two.tail.embedding, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(one.forward.tail.embedding, two.forward.tail.embedding, rtol=1e-4, atol=1e-6)
 
 
 def test_a_shifted_receptive_field_shifts_the_map() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -224,7 +225,7 @@ def _scores(
     scores = {}
     for method, objective in asked:
         # A preset brings its own objective; without contrast it is the same with the target's similarity.
-        objectives = {} if method in PRESETS and objective == "finer" else {"objective": objective}
+        objectives: dict[str, Any] = {} if method in PRESETS and objective == "finer" else {"objective": objective}
         encodings = explainer.encode(images, pooling="mean") if _means(method) else whole
         explanations = [
             encoding.explain(question.target, [question.contrast], method=method, **objectives)
@@ -274,7 +275,7 @@ def _presence(explainer: Explainer, batch: Sequence[Question]) -> list[dict[str,
     """For absent targets: their cosine, that of the text that is true instead, and whether the explanation warns."""
     scores = []
     for question, encoding in zip(batch, explainer.encode([q.scene.image for q in batch]), strict=True):
-        cosines = explainer.embed([question.target, *question.siblings]) @ encoding.tail.embedding
+        cosines = explainer.embed([question.target, *question.siblings]) @ encoding.embedding
         caution = encoding.explain(question.target, [question.contrast]).caution
         scores.append(
             {"absent": float(cosines[0]), "present": float(cosines[-1]), "flagged": float(caution is not None)}
@@ -283,8 +284,9 @@ def _presence(explainer: Explainer, batch: Sequence[Question]) -> list[dict[str,
 
 
 def _probabilities(encoding: ImageEncoding, texts: Tensor) -> NDArray[np.float32]:
-    scale = encoding.explainer.scale
-    return (scale * texts @ encoding.tail.embedding).softmax(0).cpu().numpy()
+    scale = encoding.explainer.loaded.space.scale
+    probabilities: NDArray[np.float32] = (scale * texts @ encoding.embedding).softmax(0).cpu().numpy()
+    return probabilities
 
 
 def _row(kind: str, method: str, objective: str, scores: Sequence[dict[str, float]]) -> Row:

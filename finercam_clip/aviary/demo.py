@@ -8,7 +8,7 @@ from PIL import Image
 
 from finercam_clip.aviary import world
 from finercam_clip.errors import InputError
-from finercam_clip.explainer import load
+from finercam_clip.models import load
 from finercam_clip.render import check_output
 
 IMAGE = Path(__file__).parent / "demo.png"

@@ -18,6 +18,7 @@ from finercam_clip.aviary import world
 from finercam_clip.aviary.benchmark import SIZE, Question, make_question
 from finercam_clip.errors import InputError
 from finercam_clip.explainer import Explainer
+from finercam_clip.towers import tower_of
 
 
 @dataclass(frozen=True)
@@ -56,16 +57,17 @@ def check_sanity(
 
 def _random_weights(explainer: Explainer, asked: list[Question]) -> Iterator[Check]:
     """Cascading randomisation: the image tower's layers lose their weights from the output down."""
-    model = copy.deepcopy(explainer.loaded.model)
-    broken = Explainer(replace(explainer.loaded, model=model))
+    own = explainer.loaded.tower
+    visual = copy.deepcopy(own.visual)
+    broken = Explainer(replace(explainer.loaded, tower=tower_of(visual, own.size, unit_norm=own.unit_norm)))
     before = [_grid(explainer, question) for question in asked]
-    blocks = list(model.visual.transformer.resblocks)
+    blocks = list(visual.transformer.resblocks)
     layers = [(f"block {i + 1}", block) for i, block in reversed(list(enumerate(blocks)))]
-    for name, layer in [*layers, ("patch embedding", model.visual.conv1)]:
+    for name, layer in [*layers, ("patch embedding", visual.conv1)]:
         reset(layer)
         after = [_grid(broken, question) for question in asked]
         value = float(np.mean([spearmanr(a, b, axis=None).statistic for a, b in zip(before, after, strict=True)]))
-        last = layer is model.visual.conv1
+        last = layer is visual.conv1
         yield Check(f"random weights, output down to {name}", "rank correlation of maps", value, 0.2 if last else None)
 
 
@@ -110,7 +112,7 @@ def _permuted_colours(explainer: Explainer, questions: int, seed: int) -> list[C
             target, contrast = (world.describe(((part, names[colour]),)) for colour in (bird[part], other))
             explanation = encoding.explain(target, [contrast])
             grids.append(explanation.grid)
-            found = explainer.embed([world.describe(((part, names[c]),)) for c in colours]) @ encoding.tail.embedding
+            found = explainer.embed([world.describe(((part, names[c]),)) for c in colours]) @ encoding.embedding
             if shown is bird:
                 first = int(found.argmax())
         followed.append(float(int(found.argmax()) == first))

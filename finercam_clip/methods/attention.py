@@ -1,76 +1,77 @@
-"""Methods on attention weights: what tokens read from patches, and what that does to the score.
+"""Methods on attention weights: what tokens read of patches, and what that does to the score.
 
-The weights and their gradients are those of the model's own forward pass (see `finercam_clip.attention`).
+The weights and their gradients are those of the model's own forward pass (see `towers.attention`). Recorded passes are
+kept with the image, so that each further question costs its backward passes only.
 """
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from finercam_clip.errors import InputError
-from finercam_clip.passes import attentions, blocks_of, patches_of, pooled_row, pooling_of
-from finercam_clip.tails import QueryTail
-
-if TYPE_CHECKING:
-    from finercam_clip.explainer import ImageEncoding
+from finercam_clip.towers.closed import QueryTail
+from finercam_clip.towers.forward import ForwardPass
 
 
-def grad_eclip(encoding: ImageEncoding, directions: Tensor) -> Tensor:
+def grad_eclip(forward: ForwardPass, directions: Tensor) -> Tensor:
     """Grad-ECLIP (Zhao et al., ICML 2024, eq. 9-11): sum over channels of w * v_i * lambda_i in the last block.
 
     w: gradient at the class token's attention output (heads side by side, before their projection); v_i: a patch's
     value; lambda_i: cosine of the class token's query and the patch's key, scaled to 0..1 over patches ("loosened"
     attention). Linear before its ReLU.
     """
-    if pooling_of(encoding) != "token":
-        raise InputError(f"grad-eclip needs a tower that pools the class token; this one pools: {pooling_of(encoding)}")
-    attention = attentions(encoding, 1, graph=not isinstance(encoding.tail, QueryTail))
+    if forward.pools != "token":
+        raise InputError(f"grad-eclip needs a tower that pools the class token; this one pools: {forward.pools}")
+    attention = forward.attentions(1, graph=not isinstance(forward.tail, QueryTail))
     query, key, value = (part.float().transpose(0, 1).flatten(1) for part in attention.projected(-1))
-    cosines = patches_of(encoding, F.cosine_similarity(query[:1], key))
+    cosines = forward.patches_of(F.cosine_similarity(query[:1], key))
     loose = (cosines - cosines.min()) / (cosines.max() - cosines.min()).clamp_min(1e-12)
-    if isinstance(encoding.tail, QueryTail):
-        slopes = encoding.tail.pull_back(directions)
+    if isinstance(forward.tail, QueryTail):
+        slopes = forward.tail.pull_back(directions)
     else:
         slopes = torch.stack([attention.head_gradients(d)[-1][0] for d in directions])
-    return slopes @ patches_of(encoding, value.T) * loose
+    return slopes @ forward.patches_of(value.T) * loose
 
 
-def legrad(encoding: ImageEncoding, directions: Tensor) -> Tensor:
+def legrad(forward: ForwardPass, directions: Tensor) -> Tensor:
     """LeGrad (Bousselham et al., ICCV 2025, eq. 5-8): the positive gradient of a layer's own score at its attention
     weights, mean over heads and queries, summed over the last two layers (the authors' default).
 
     A layer's score is that of its tokens pooled, projected and normalised as the tower does with the last layer's.
     """
-    last = len(blocks_of(encoding)) - 1
-    layers = [attentions(encoding, 1, end=end, graph=True) for end in range(max(last - 1, 0), last + 1)]
+    last = len(forward.transformer.blocks()) - 1
+    layers = [forward.attentions(1, end=end, graph=True) for end in range(max(last - 1, 0), last + 1)]
     maps = [torch.stack([layer.weight_gradients(d)[0].relu().mean((0, 1)) for layer in layers]) for d in directions]
-    return patches_of(encoding, torch.stack(maps).sum(1))
+    return forward.patches_of(torch.stack(maps).sum(1))
 
 
-def chefer(encoding: ImageEncoding, directions: Tensor) -> Tensor:
+def chefer(forward: ForwardPass, directions: Tensor) -> Tensor:
     """Generic attention explainability (Chefer et al., ICCV 2021, eq. 5-6): R <- R + mean_heads (A * dL/dA)+ R over
     all blocks, from R = 1; of that the row of what the tower pools."""
-    attention = attentions(encoding, graph=True)
+    attention = forward.attentions(graph=True)
     maps = []
     for d in directions:
         relevance = torch.eye(attention.weights[0].shape[-1], device=d.device)
         for weights, slope in zip(attention.weights, attention.weight_gradients(d), strict=True):
             relevance = relevance + (weights * slope).relu().mean(0) @ relevance
-        maps.append(pooled_row(encoding, relevance))
+        maps.append(forward.pooled_row(relevance))
     return torch.stack(maps)
 
 
-def rollout(encoding: ImageEncoding, directions: Tensor) -> Tensor:
+def rollout(forward: ForwardPass, directions: Tensor) -> Tensor:
     """Attention rollout (Abnar and Zuidema, ACL 2020, eq. 1): the product over blocks of (A + 1) / 2, mean over heads.
 
-    Asks nothing: the map is the same for every direction.
+    It asks nothing: the map is the same for every direction.
     """
-    weights = attentions(encoding).weights
+    return forward.once("rollout", lambda: _flow(forward)).expand(len(directions), -1)
+
+
+def _flow(forward: ForwardPass) -> Tensor:
+    """[N]."""
+    weights = forward.attentions().weights
     flow = one = torch.eye(weights[0].shape[-1], device=weights[0].device)
     for attended in weights:
         flow = (attended.mean(0) + one) / 2 @ flow
-    return pooled_row(encoding, flow).expand(len(directions), -1)
+    return forward.pooled_row(flow)

@@ -4,65 +4,60 @@ direction. All are linear in the direction. The score stays the model's own: onl
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
-from finercam_clip.attention import mixed
-from finercam_clip.passes import attentions, blocks_of, embedded_patches, tokens_before, tokens_with
-
-if TYPE_CHECKING:
-    from finercam_clip.explainer import ImageEncoding
+from finercam_clip.towers.attention import mixed
+from finercam_clip.towers.forward import ForwardPass
 
 
-def maskclip(encoding: ImageEncoding, directions: Tensor) -> Tensor:
+def maskclip(forward: ForwardPass, directions: Tensor) -> Tensor:
     """MaskCLIP (Zhou et al., ECCV 2022, sec. 3.2): in the last block every patch attends to itself alone."""
-    return directions @ encoding.once(_maskclip_features).T
+    return directions @ forward.once("maskclip", lambda: _maskclip_features(forward)).T
 
 
-def sclip(encoding: ImageEncoding, directions: Tensor) -> Tensor:
+def sclip(forward: ForwardPass, directions: Tensor) -> Tensor:
     """SCLIP (Wang et al., ECCV 2024, eq. 4): in the last block tokens attend to what is like them, with weights
     softmax(q q^T / sqrt(c)) + softmax(k k^T / sqrt(c))."""
-    return directions @ encoding.once(_sclip_features).T
+    return directions @ forward.once("sclip", lambda: _sclip_features(forward)).T
 
 
-def clip_surgery(encoding: ImageEncoding, directions: Tensor) -> Tensor:
+def clip_surgery(forward: ForwardPass, directions: Tensor) -> Tensor:
     """CLIP Surgery (Li et al., 2023, eq. 4-6): a second path through the last six blocks (half of fewer than twelve),
     to which each adds values weighed by softmax(v v^T / sqrt(c)) and no MLP.
 
     That is its architecture surgery; what its feature surgery takes away, what texts have in common, is here the
     contrasts' part.
     """
-    return directions @ encoding.once(_surgery_features).T
+    return directions @ forward.once("clip-surgery", lambda: _surgery_features(forward)).T
 
 
-def _maskclip_features(encoding: ImageEncoding) -> Tensor:
-    attention = attentions(encoding, 1)
+def _maskclip_features(forward: ForwardPass) -> Tensor:
+    attention = forward.attentions(1)
     value = attention.projected(-1)[2]
     itself = torch.eye(value.shape[1], device=value.device).expand(len(value), -1, -1)
-    return embedded_patches(encoding, tokens_with(encoding, mixed(attention.modules[-1], itself, value)))
+    return forward.embedded_patches(forward.tokens_with(mixed(attention.modules[-1], itself, value)))
 
 
-def _sclip_features(encoding: ImageEncoding) -> Tensor:
-    attention = attentions(encoding, 1)
+def _sclip_features(forward: ForwardPass) -> Tensor:
+    attention = forward.attentions(1)
     query, key, value = attention.projected(-1)
     attended = mixed(attention.modules[-1], _alike(query) + _alike(key), value)
-    return embedded_patches(encoding, tokens_with(encoding, attended))
+    return forward.embedded_patches(forward.tokens_with(attended))
 
 
 @torch.no_grad()
-def _surgery_features(encoding: ImageEncoding) -> Tensor:
-    depth = len(blocks_of(encoding))
-    blocks = blocks_of(encoding)[-6 if depth >= 12 else -max(depth // 2, 1) :]
-    attention = attentions(encoding, len(blocks))
-    tokens = tokens_before(encoding, blocks[0])
+def _surgery_features(forward: ForwardPass) -> Tensor:
+    blocks = forward.transformer.blocks()
+    blocks = blocks[-6 if len(blocks) >= 12 else -max(len(blocks) // 2, 1) :]
+    attention = forward.attentions(len(blocks))
+    tokens = forward.tokens_before(blocks[0])
     for i, (block, module) in enumerate(zip(blocks, attention.modules, strict=True)):
         value = attention.projected(i)[2]
         scale = getattr(block, "ls_1", None) or getattr(block, "ls1", None)
         added = mixed(module, _alike(value), value)
         tokens = tokens + (added if scale is None else scale(added))
-    return embedded_patches(encoding, tokens)
+    return forward.embedded_patches(tokens)
 
 
 def _alike(x: Tensor) -> Tensor:

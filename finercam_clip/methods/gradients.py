@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from finercam_clip.tails import QueryTail, Tail
+from finercam_clip.towers.closed import QueryTail
+from finercam_clip.towers.tails import Tail
 
 
 def gradcam(tail: Tail, directions: Tensor) -> Tensor:

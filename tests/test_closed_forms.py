@@ -1,4 +1,4 @@
-"""The closed form of the last block against torch's own graph, and both against finite differences."""
+"""The closed form of the last block: against torch's own graph, against finite differences, and when there is one."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import tiny_explainer
+from reference.models import NOISE, model_of, tiny_explainer
+from reference.unchanged import unchanged
 from torch import Tensor
 
 from finercam_clip import InputError
 from finercam_clip.explainer import Explainer
-from finercam_clip.families import family_of
 from finercam_clip.methods import METHODS
 from finercam_clip.methods.gradients import gradcam, hirescam
-from finercam_clip.tails import AutogradTail, QueryTail
+from finercam_clip.towers.closed import QueryTail
+from finercam_clip.towers.tails import AutogradTail, Tail
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -32,7 +33,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 
 def _pixels(explainer: Explainer, count: int = 2) -> Tensor:
-    h, w = explainer.loaded.model.visual.image_size
+    h, w = explainer.loaded.tower.visual.image_size
     return torch.randn(count, 3, h, w, generator=torch.Generator().manual_seed(1))
 
 
@@ -61,8 +62,8 @@ def _forward_from_patches(visual: Any, pixels: Tensor, change: Callable[[Tensor]
 @pytest.mark.parametrize("name", VARIANTS)
 def test_the_closed_form_is_the_recorded_graph(name: str) -> None:
     explainer = tiny_explainer(**VARIANTS[name])
-    visual, pixels = explainer.loaded.model.visual, _pixels(explainer)
-    closed = explainer.family.encode(visual, pixels, "model")
+    pixels = _pixels(explainer)
+    closed = explainer.loaded.tower.tails(pixels, "model")
     directions = torch.randn(5, 32, generator=torch.Generator().manual_seed(2)) * 20
     for i, tail in enumerate(closed):
         assert isinstance(tail, QueryTail)
@@ -78,10 +79,8 @@ def test_the_closed_form_is_the_recorded_graph(name: str) -> None:
 
 def _graph(explainer: Explainer, pixels: Tensor) -> AutogradTail:
     """The plain autograd tail of the same tower."""
-    from finercam_clip.families import _vit_recorded_tails
-
-    (tail,) = _vit_recorded_tails(explainer.loaded.model.visual, pixels, "model")
-    assert isinstance(tail, AutogradTail)
+    tower = explainer.loaded.tower
+    (tail,) = tower.recorded(tower.cut(pixels, "model"))
     return tail
 
 
@@ -89,11 +88,11 @@ def _graph(explainer: Explainer, pixels: Tensor) -> AutogradTail:
 def test_the_closed_form_is_exact_in_float64(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same code with its "float32 whatever the model computes in" made float64: no rounding to hide behind."""
     explainer = tiny_explainer(**VARIANTS[name])
-    explainer.loaded.model.visual.double()
+    explainer.loaded.tower.visual.double()
     pixels = _pixels(explainer, 1).double()
     directions = torch.randn(5, 32, generator=torch.Generator().manual_seed(2), dtype=torch.float64) * 20
     monkeypatch.setattr(Tensor, "float", Tensor.double)
-    (closed,) = explainer.family.encode(explainer.loaded.model.visual, pixels, "model")
+    (closed,) = explainer.loaded.tower.tails(pixels, "model")
     graph = _graph(explainer, pixels)
     assert isinstance(closed, QueryTail)
     assert closed.embedding.dtype == torch.float64
@@ -112,9 +111,12 @@ def test_the_closed_form_is_exact_in_float64(name: str, monkeypatch: pytest.Monk
 @pytest.mark.parametrize("pool_type", ["tok", "avg"])
 def test_gradients_agree_with_finite_differences_in_float64(pooling: str, pool_type: str) -> None:
     explainer = tiny_explainer(pool_type=pool_type)
-    visual, pixels = explainer.loaded.model.visual, _pixels(explainer, 1)
+    visual, pixels = explainer.loaded.tower.visual, _pixels(explainer, 1)
+    _check_finite_differences(explainer.loaded.tower.tails(pixels, pooling)[0], visual, pixels, pooling)
+
+
+def _check_finite_differences(tail: Tail, visual: Any, pixels: Tensor, pooling: str) -> None:
     direction = torch.randn(32, generator=torch.Generator().manual_seed(3))
-    tail = explainer.family.encode(visual, pixels, pooling)[0]
     (gradient,) = tail.gradients(direction[None])
     precise = copy.deepcopy(visual).double()
     rng = np.random.default_rng(0)
@@ -133,9 +135,9 @@ def test_gradients_agree_with_finite_differences_in_float64(pooling: str, pool_t
 
 
 def test_gradcam_is_the_slope_of_a_shared_shift_and_hirescam_of_a_gate(tiny: Explainer) -> None:
-    """DESIGN section 2, in float64 on the model itself."""
-    visual, pixels = tiny.loaded.model.visual, _pixels(tiny, 1)
-    tail = tiny.family.encode(visual, pixels, "model")[0]
+    """In float64 on the model itself: what the maps of both methods mean."""
+    visual, pixels = tiny.loaded.tower.visual, _pixels(tiny, 1)
+    tail = tiny.loaded.tower.tails(pixels, "model")[0]
     direction = torch.randn(32, generator=torch.Generator().manual_seed(4))
     precise, step = copy.deepcopy(visual).double(), 1e-5
     activations = tail.activations.double()
@@ -163,12 +165,12 @@ def test_gradcam_is_the_slope_of_a_shared_shift_and_hirescam_of_a_gate(tiny: Exp
 def test_embedding_and_activations_are_the_models_own(name: str) -> None:
     """What a plain `encode_image` returns, and what ln_1 of its last block puts out on the way."""
     explainer = tiny_explainer(**VARIANTS.get(name, {"pool_type": "avg"}))
-    model, pixels = explainer.loaded.model, _pixels(explainer)
+    model, pixels = model_of(explainer), _pixels(explainer)
     kept: list[Tensor] = []
     handle = model.visual.transformer.resblocks[-1].ln_1.register_forward_hook(lambda m, i, o: kept.append(o))
     own = F.normalize(model.encode_image(pixels), dim=-1)
     handle.remove()
-    tails = explainer.family.encode(model.visual, pixels, "model")
+    tails = explainer.loaded.tower.tails(pixels, "model")
     for tail, f, tokens in zip(tails, own, kept[0], strict=True):
         torch.testing.assert_close(tail.embedding, f, rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(tail.activations, tokens[1:], rtol=1e-5, atol=1e-6)
@@ -178,7 +180,7 @@ def test_embedding_and_activations_are_the_models_own(name: str) -> None:
 def test_mean_pooling_is_the_projected_mean_patch_token(name: str) -> None:
     """CLIP-ES: the last block's patch tokens, ln_post, mean, projection - written out here block by block."""
     explainer = tiny_explainer(**VARIANTS.get(name, {"pool_type": "avg"}))
-    visual, pixels = explainer.loaded.model.visual, _pixels(explainer)
+    visual, pixels = explainer.loaded.tower.visual, _pixels(explainer)
     x = visual.conv1(pixels).flatten(2).mT
     x = torch.cat([visual.class_embedding.expand(len(x), 1, -1), x], 1) + visual.positional_embedding
     x = visual.ln_pre(x)
@@ -192,14 +194,14 @@ def test_mean_pooling_is_the_projected_mean_patch_token(name: str) -> None:
     else:
         pooled = visual.ln_post(patches).mean(1)
     expected = F.normalize(pooled @ visual.proj, dim=-1)
-    for tail, f in zip(explainer.family.encode(visual, pixels, "mean"), expected, strict=True):
+    for tail, f in zip(explainer.loaded.tower.tails(pixels, "mean"), expected, strict=True):
         torch.testing.assert_close(tail.embedding, f, rtol=1e-5, atol=1e-6)
 
 
 def test_a_cell_of_the_grid_is_that_patch_of_the_image(tiny: Explainer) -> None:
     """Also on a grid that is not square: after the first block, the changed patch's own token has moved most."""
-    visual, pixels = tiny.loaded.model.visual, _pixels(tiny, 1)
-    h, w = family_of(visual).grid(visual, (32, 48))
+    visual, pixels = tiny.loaded.tower.visual, _pixels(tiny, 1)
+    h, w = tiny.loaded.tower.grid((32, 48))
     assert (h, w) == (4, 6)
     kept: list[Tensor] = []
     handle = visual.transformer.resblocks[0].register_forward_hook(lambda m, i, o: kept.append(o))
@@ -222,30 +224,23 @@ def test_a_cell_of_the_grid_is_that_patch_of_the_picture_end_to_end() -> None:
     for i, j in ((0, 5), (2, 1), (3, 0)):
         changed = picture.copy()
         changed[8 * i : 8 * i + 8, 8 * j : 8 * j + 8] ^= 255
-        moved = (explainer.encode(changed).tail.activations - before.tail.activations).norm(dim=1).view(before.grid)
+        moved = (
+            (explainer.encode(changed).forward.tail.activations - before.forward.tail.activations)
+            .norm(dim=1)
+            .view(before.grid)
+        )
         assert divmod(int(moved.argmax()), before.grid[1]) == (i, j)
-
-
-def _state(model: Any) -> tuple[dict[str, Tensor], list[bool], list[bool], list[Any]]:
-    hooks = [[*m._forward_hooks.values(), *m._forward_pre_hooks.values()] for m in model.modules()]
-    flags = [p.requires_grad for p in model.parameters()]
-    return {k: v.clone() for k, v in model.state_dict().items()}, flags, [m.training for m in model.modules()], hooks
 
 
 @pytest.mark.parametrize("pooling", ["model", "mean"])
 @pytest.mark.parametrize("asks_for_gradients", [True, False])
 def test_the_model_is_left_as_it_was(pooling: str, asks_for_gradients: bool) -> None:
     explainer = tiny_explainer()
-    model = explainer.loaded.model.requires_grad_(asks_for_gradients)
-    before = _state(model)
-    image = np.random.default_rng(0).integers(0, 256, (40, 60, 3)).astype(np.uint8)
-    for method in METHODS:
-        with suppress(InputError):  # not every method can do every pooling
-            explainer.explain(image, "a red bird", ["a blue bird"], pooling=pooling, method=method)
-    after = _state(model)
-    assert all(torch.equal(before[0][name], after[0][name]) for name in before[0])
-    assert before[1:] == after[1:]
-    assert all(p.grad is None for p in model.parameters())
+    model = model_of(explainer).requires_grad_(asks_for_gradients)
+    with unchanged(model):
+        for method in METHODS:
+            with suppress(InputError):  # not every method can do every pooling
+                explainer.explain(NOISE, "a red bird", ["a blue bird"], pooling=pooling, method=method)
 
 
 @pytest.mark.parametrize("pool_type", ["tok", "avg"])
@@ -255,23 +250,73 @@ def test_the_model_is_left_as_it_was_after_an_error(
     pool_type: str, block: int, pooling: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     explainer = tiny_explainer(pool_type=pool_type)
-    model = explainer.loaded.model.requires_grad_(True)
+    model = model_of(explainer).requires_grad_(True)
     model.visual.ln_pre.register_forward_hook(lambda m, i, o: None)  # the user's own hooks stay
-    before = _state(model)
 
     def fail(*_: Any) -> None:
         raise RuntimeError("in the middle")
 
-    with monkeypatch.context() as patch:
+    with unchanged(model), monkeypatch.context() as patch:
         patch.setattr(model.visual.transformer.resblocks[block].mlp.c_fc, "forward", fail)
         with pytest.raises(RuntimeError, match="in the middle"):
-            explainer.explain(np.zeros((32, 48, 3), np.uint8), "a red bird", ["a blue bird"], pooling=pooling)
-    after = _state(model)
-    assert all(torch.equal(before[0][name], after[0][name]) for name in before[0])
-    assert before[1:] == after[1:]
-    assert all(p.grad is None for p in model.parameters())
+            explainer.explain(NOISE, "a red bird", ["a blue bird"], pooling=pooling)
 
 
-def test_an_unknown_tower_is_an_error_that_says_what_is_supported() -> None:
-    with pytest.raises(InputError, match="supported families: vit"):
-        family_of(torch.nn.Linear(2, 2))
+# ------------------------------------------------------------------------------------------ when there is a closed form
+
+# What each condition of eligibility excludes: a tower that breaks it, and it alone.
+
+
+def _own_key_norm(visual: Any) -> None:
+    block = visual.transformer.resblocks[-1]
+    block.ln_1_kv = torch.nn.LayerNorm(block.ln_1.normalized_shape)
+
+
+def _other_block(visual: Any) -> None:
+    block = visual.transformer.resblocks[-1]
+    block.__class__ = type("Changed", (type(block),), {})
+
+
+def _key_besides(visual: Any) -> None:
+    attention = visual.transformer.resblocks[-1].attn
+    width = attention.embed_dim
+    generator = torch.Generator().manual_seed(5)
+    attention.bias_k = torch.nn.Parameter(torch.randn(1, 1, width, generator=generator))
+    attention.bias_v = torch.nn.Parameter(torch.randn(1, 1, width, generator=generator))
+
+
+def _token_besides(visual: Any) -> None:
+    visual.transformer.resblocks[-1].attn.add_zero_attn = True
+
+
+BREAKS: dict[str, Callable[[Any], None]] = {
+    "a block of another kind": _other_block,
+    "a key besides the tokens'": _key_besides,
+    "a token besides": _token_besides,
+}
+
+
+@pytest.mark.parametrize("name", BREAKS)
+def test_a_tower_that_breaks_a_condition_goes_through_the_graph(name: str) -> None:
+    """And is right: finite differences on the module itself. With the closed form it would be wrong without a word."""
+    explainer = tiny_explainer()
+    visual = explainer.loaded.tower.visual
+    BREAKS[name](visual)
+    pixels = _pixels(explainer, 1)
+    (tail,) = explainer.loaded.tower.tails(pixels)
+    assert isinstance(tail, AutogradTail)
+    _check_finite_differences(tail, visual, pixels, "model")
+
+
+def test_average_pooling_has_no_closed_form() -> None:
+    explainer = tiny_explainer(pool_type="avg")
+    (tail,) = explainer.loaded.tower.tails(_pixels(explainer, 1))
+    assert isinstance(tail, AutogradTail)
+
+
+def test_a_class_token_that_reads_keys_of_their_own_norm_has_no_closed_form() -> None:
+    explainer = tiny_explainer()
+    cut = explainer.loaded.tower.cut(_pixels(explainer, 1), "model")
+    assert cut.closed is not None
+    _own_key_norm(explainer.loaded.tower.visual)
+    assert explainer.loaded.tower.cut(_pixels(explainer, 1), "model").closed is None

@@ -9,9 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from finercam_clip import prompts
+from finercam_clip.concepts import Concept, concept_of
+from finercam_clip.concepts.texts import written
+from finercam_clip.concepts.tokens import Tokens
+from finercam_clip.concepts.vocabulary import prompt_files, read_prompts, templates_of, vocabulary_of
 from finercam_clip.errors import InputError
-from finercam_clip.prompts import Concept, check_question, concept, prompt_files, read_prompts, templates_of, tokenize
 
 BUNDLED_CONTEXT = 32
 
@@ -30,62 +32,36 @@ def one_line(caught: pytest.ExceptionInfo[InputError]) -> str:
 
 
 def test_a_text_is_a_concept_and_several_are_an_ensemble() -> None:
-    assert concept("a red crown", "target").texts == ("a red crown",)
-    assert concept(["a red crown", "a crown that is red"], "target").texts == ("a red crown", "a crown that is red")
-    assert concept(("a red crown",), "target") == concept("a red crown", "target")
+    assert concept_of("a red crown", "target").texts == ("a red crown",)
+    assert concept_of(["a red crown", "a crown that is red"], "target").texts == ("a red crown", "a crown that is red")
+    assert concept_of(("a red crown",), "target") == concept_of("a red crown", "target")
 
 
 def test_space_around_a_text_does_not_matter() -> None:
-    assert concept("  a red crown\n", "target") == concept("a red crown", "target")
+    assert concept_of("  a red crown\n", "target") == concept_of("a red crown", "target")
 
 
 def test_an_ensemble_is_named_by_all_its_texts() -> None:
-    assert concept(["red", "blue"], "target").label == "red / blue"
+    assert concept_of(["red", "blue"], "target").label == "red / blue"
 
 
 @pytest.mark.parametrize("text", ["", "  ", "\n\t", [], ["a red crown", ""], ["  "]], ids=repr)
 @pytest.mark.parametrize("role", ["target", "contrast"])
 def test_an_empty_text_is_an_error_that_names_its_role(text: str | list[str], role: str) -> None:
     with pytest.raises(InputError, match=f"the {role} is an empty text") as caught:
-        concept(text, role)
+        concept_of(text, role)
     one_line(caught)
 
 
 @pytest.mark.parametrize("text", [3, None, ["a red crown", 3], b"a red crown"], ids=repr)
 def test_what_is_not_a_text_is_an_error(text: object) -> None:
     with pytest.raises(InputError, match="the target must be a text or several texts"):
-        concept(text, "target")  # type: ignore[arg-type]
+        concept_of(text, "target")  # type: ignore[arg-type]
 
 
 def test_an_ensemble_is_written_in_every_template() -> None:
-    written = Concept(("red", "blue")).written_as(["{}", "a photo of {}."])
-    assert written.texts == ("red", "a photo of red.", "blue", "a photo of blue.")
-
-
-# ----------------------------------------------------------------------------------------------------------- questions
-
-
-@pytest.mark.parametrize("same", ["a red crown", "A Red Crown", " a red crown "])
-def test_a_contrast_that_is_the_target_is_an_error(same: str) -> None:
-    target, contrasts = concept("a red crown", "target"), [concept("a blue crown", "contrast")]
-    with pytest.raises(InputError, match="is the target itself") as caught:
-        check_question(target, [*contrasts, concept(same, "contrast")])
-    assert "red crown" in one_line(caught).lower()
-
-
-def test_the_same_ensemble_as_target_and_contrast_is_an_error() -> None:
-    with pytest.raises(InputError, match="is the target itself"):
-        check_question(Concept(("red", "scarlet")), [Concept(("red", "scarlet"))])
-
-
-def test_a_contrast_given_twice_is_an_error_that_names_it() -> None:
-    with pytest.raises(InputError, match="'Blue' is given twice"):
-        check_question(Concept(("red",)), [Concept(("blue",)), Concept(("green",)), Concept(("Blue",))])
-
-
-def test_a_question_with_distinct_contrasts_or_none_is_fine() -> None:
-    check_question(Concept(("red",)), [])
-    check_question(Concept(("red", "scarlet")), [Concept(("red",)), Concept(("scarlet",))])
+    texts = written(Concept(("red", "blue")), ["{}", "a photo of {}."])
+    assert texts == ("red", "a photo of red.", "blue", "a photo of blue.")
 
 
 # --------------------------------------------------------------------------------------------------------------- files
@@ -116,18 +92,18 @@ def test_packaged_entries_are_templates_or_plain_concepts(name: str) -> None:
 def test_every_packaged_vocabulary_fits_the_shortest_context() -> None:
     tokenizer = open_clip.SimpleTokenizer(context_length=BUNDLED_CONTEXT)
     for name in prompt_files():
-        assert tokenize(read_prompts(name), tokenizer).shape[1] == BUNDLED_CONTEXT
+        assert Tokens(tokenizer).ids(read_prompts(name)).shape[1] == BUNDLED_CONTEXT
 
 
 def test_a_users_file_is_read_without_comments_and_blank_lines(tmp_path: Path) -> None:
     path = tmp_path / "crowns.txt"
     path.write_bytes("\ufeff# crowns\r\n\r\n  a red crown  \r\n#a\r\nein grüner Schopf\r\n".encode())
     assert read_prompts(path) == ["a red crown", "ein grüner Schopf"]
-    assert prompts.vocabulary_of(str(path)) == read_prompts(path)
+    assert vocabulary_of(str(path)) == read_prompts(path)
 
 
 def test_a_list_is_a_vocabulary_as_it_stands() -> None:
-    assert prompts.vocabulary_of(("red", "blue")) == ["red", "blue"]
+    assert vocabulary_of(("red", "blue")) == ["red", "blue"]
 
 
 @pytest.mark.parametrize("name", ["crowns", "no/such/file.txt", "c" * 300], ids=["name", "path", "long"])
@@ -168,7 +144,7 @@ def test_a_folder_is_no_prompts(tmp_path: Path) -> None:
 
 
 def test_without_templates_a_concept_is_its_own_text() -> None:
-    assert Concept(("red",)).written_as(templates_of(None)).texts == ("red",)
+    assert written(Concept(("red",)), templates_of(None)) == ("red",)
 
 
 def test_templates_come_from_a_list_a_file_or_a_packaged_name(tmp_path: Path) -> None:
@@ -184,7 +160,7 @@ def test_a_template_without_exactly_one_place_is_an_error(template: str) -> None
 
 
 def test_braces_in_a_concept_are_plain_text() -> None:
-    assert Concept(("a {bird}",)).written_as(["a photo of {}"]).texts == ("a photo of a {bird}",)
+    assert written(Concept(("a {bird}",)), ["a photo of {}"]) == ("a photo of a {bird}",)
 
 
 # -------------------------------------------------------------------------------------------------------------- tokens
@@ -196,7 +172,7 @@ def words(tokens: int) -> str:
 
 
 def test_a_text_that_just_fits_is_kept_whole(tokenizer: open_clip.SimpleTokenizer) -> None:
-    tokens = tokenize([words(tokenizer.context_length)], tokenizer)
+    tokens = Tokens(tokenizer).ids([words(tokenizer.context_length)])
     assert tokens.shape == (1, tokenizer.context_length)
     assert tokens[0, -1] == tokenizer.eot_token_id
     assert (tokens[0, 1:-1] == tokenizer.encode("red")[0]).all()
@@ -206,7 +182,7 @@ def test_one_token_too_many_is_an_error_that_names_text_and_limit(tokenizer: ope
     limit = tokenizer.context_length
     text = words(limit + 1)
     with pytest.raises(InputError) as caught:
-        tokenize(["red", text], tokenizer)
+        Tokens(tokenizer).ids(["red", text])
     message = one_line(caught)
     assert text[:40] in message
     assert f"{limit + 1} tokens" in message
@@ -215,12 +191,12 @@ def test_one_token_too_many_is_an_error_that_names_text_and_limit(tokenizer: ope
 
 def test_tokens_are_open_clips_own(tokenizer: open_clip.SimpleTokenizer) -> None:
     texts = ["a bird with a red crown", "Ein Vogel, grün &amp; blau!", "鳥"]
-    torch.testing.assert_close(tokenize(texts, tokenizer), tokenizer(texts))
+    torch.testing.assert_close(Tokens(tokenizer).ids(texts), tokenizer(texts))
 
 
 def test_length_is_counted_after_the_tokenizers_own_cleaning() -> None:
     tokenizer = open_clip.SimpleTokenizer(context_length=8)
-    assert tokenize(["&amp;amp;" + " " * 40 + "red"], tokenizer).shape == (1, 8)
+    assert Tokens(tokenizer).ids(["&amp;amp;" + " " * 40 + "red"]).shape == (1, 8)
 
 
 def test_a_tokenizer_of_transformers_is_held_to_its_limit_too() -> None:
@@ -229,9 +205,9 @@ def test_a_tokenizer_of_transformers_is_held_to_its_limit_too() -> None:
 
     hf_tokenizer.context_length = 5  # type: ignore[attr-defined]
     hf_tokenizer.tokenizer = lambda text: {"input_ids": text.split()}  # type: ignore[attr-defined]
-    assert tokenize(["a b c d e"], hf_tokenizer).shape == (1, 5)
+    assert Tokens(hf_tokenizer).ids(["a b c d e"]).shape == (1, 5)
     with pytest.raises(InputError, match="6 tokens; this model reads 5"):
-        tokenize(["a b c d e f"], hf_tokenizer)
+        Tokens(hf_tokenizer).ids(["a b c d e f"])
 
 
 def known_from(tokenizer: open_clip.SimpleTokenizer, *texts: str) -> Tensor:
@@ -242,13 +218,13 @@ def known_from(tokenizer: open_clip.SimpleTokenizer, *texts: str) -> Tensor:
 
 def test_known_words_pass_in_any_order_and_case(tokenizer: open_clip.SimpleTokenizer) -> None:
     known = known_from(tokenizer, "a bird with a red crown")
-    assert len(tokenize(["a red bird", "Crown with a RED bird"], tokenizer, known)) == 2
+    assert len(Tokens(tokenizer, known).ids(["a red bird", "Crown with a RED bird"])) == 2
 
 
 def test_a_word_that_training_never_saw_is_an_error_that_names_it(tokenizer: open_clip.SimpleTokenizer) -> None:
     known = known_from(tokenizer, "a bird with a red crown")
     with pytest.raises(InputError, match="does not know 'helicopter'") as caught:
-        tokenize(["a red bird", "a helicopter with a crown"], tokenizer, known)
+        Tokens(tokenizer, known).ids(["a red bird", "a helicopter with a crown"])
     assert "'crown'" not in one_line(caught)
     assert "--model" in str(caught.value)
 
@@ -256,15 +232,15 @@ def test_a_word_that_training_never_saw_is_an_error_that_names_it(tokenizer: ope
 def test_every_unknown_word_is_named(tokenizer: open_clip.SimpleTokenizer) -> None:
     known = known_from(tokenizer, "a bird with a red crown")
     with pytest.raises(InputError, match="'Ferrari', 'castle'"):
-        tokenize(["a Ferrari with a castle"], tokenizer, known)
+        Tokens(tokenizer, known).ids(["a Ferrari with a castle"])
 
 
 def test_the_padding_needs_no_training(tokenizer: open_clip.SimpleTokenizer) -> None:
     known = known_from(tokenizer, words(tokenizer.context_length))
     assert not known[0]
-    assert len(tokenize(["red"], tokenizer, known)) == 1
+    assert len(Tokens(tokenizer, known).ids(["red"])) == 1
 
 
 def test_a_model_that_knows_all_words_asks_nothing(tokenizer: open_clip.SimpleTokenizer) -> None:
-    assert len(tokenize(["a helicopter"], tokenizer, None)) == 1
-    assert len(tokenize(["a helicopter"], tokenizer, torch.ones(tokenizer.vocab_size, dtype=torch.bool))) == 1
+    assert len(Tokens(tokenizer, None).ids(["a helicopter"])) == 1
+    assert len(Tokens(tokenizer, torch.ones(tokenizer.vocab_size, dtype=torch.bool)).ids(["a helicopter"])) == 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import get_args
 
 import numpy as np
 import torch
@@ -11,24 +11,28 @@ from torch import Tensor
 
 from finercam_clip.errors import InputError
 from finercam_clip.opencv import cv2
-from finercam_clip.passes import attentions, blocks_of, patches_of
+from finercam_clip.options import Refinement
+from finercam_clip.towers.forward import ForwardPass
 
-if TYPE_CHECKING:
-    from finercam_clip.explainer import ImageEncoding
-
-REFINEMENTS = ("affinity",)
 _BLOCKS = 8
 _BOX_THRESHOLD = 0.4
 
 
-def affinity(encoding: ImageEncoding, maps: NDArray[np.float32]) -> NDArray[np.float32]:
+def affinity(forward: ForwardPass, maps: NDArray[np.float32]) -> NDArray[np.float32]:
     """CLIP-ES's class-aware attention-based affinity (Lin et al., CVPR 2023, eq. 4-6): R^2 masked, times the map.
 
-    R: the mean of the last eight blocks' attention between patches, its columns and rows normalised three times in
+    R is the mean of the last eight blocks' attention between patches, its columns and rows normalised three times in
     turn, made symmetric. The mask keeps patches inside the boxes of the map's regions at 0.4 of its maximum, so that
-    heat spreads from these only. maps: [K, h, w], of which the positive part is refined; the result is >= 0.
+    heat spreads from these only.
+
+    Args:
+        forward: The image.
+        maps: [K, h, w], of which the positive part is refined.
+
+    Returns:
+        [K, h, w], 0 and above.
     """
-    spread = encoding.once(_spread).cpu().numpy()
+    spread = forward.once("affinity", lambda: _spread(forward)).cpu().numpy()
     refined = np.zeros_like(maps)
     for i, grid in enumerate(np.maximum(maps, 0)):
         if grid.any():
@@ -46,11 +50,11 @@ def boxed(grid: NDArray[np.float32]) -> NDArray[np.bool_]:
     return inside
 
 
-def _spread(encoding: ImageEncoding) -> Tensor:
+def _spread(forward: ForwardPass) -> Tensor:
     """R^2, float32 [N, N]."""
-    count = min(_BLOCKS, len(blocks_of(encoding)))
-    weights = torch.stack([w.mean(0) for w in attentions(encoding, count).weights]).mean(0)
-    return affinity_matrix(patches_of(encoding, patches_of(encoding, weights).T).T)
+    count = min(_BLOCKS, len(forward.transformer.blocks()))
+    weights = torch.stack([w.mean(0) for w in forward.attentions(count).weights]).mean(0)
+    return affinity_matrix(forward.patches_of(forward.patches_of(weights).T).T)
 
 
 def affinity_matrix(attention: Tensor) -> Tensor:
@@ -63,6 +67,6 @@ def affinity_matrix(attention: Tensor) -> Tensor:
 
 
 def check_refinement(name: str | None) -> None:
-    """Raises InputError for a name that is not in REFINEMENTS."""
-    if name is not None and name not in REFINEMENTS:
-        raise InputError(f"there is no refinement '{name}'; there is {', '.join(REFINEMENTS)}, or None")
+    """Raises InputError for a refinement that there is not."""
+    if name is not None and name not in get_args(Refinement):
+        raise InputError(f"there is no refinement '{name}'; there is {', '.join(get_args(Refinement))}, or None")

@@ -1,0 +1,182 @@
+"""Classes as concepts: a linear head gives each its direction. Their names are found loosely, never silently wrong."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from finercam_clip.concepts import Concept, Text, concept_of
+from finercam_clip.concepts.vocabulary import vocabulary_of
+from finercam_clip.errors import InputError
+from finercam_clip.objectives import unit_norm
+from finercam_clip.options import Score, SimilarBy, Texts
+
+
+@dataclass(frozen=True, eq=False)
+class ClassSpace:
+    """A linear head: what texts are to CLIP. See `ConceptSpace`.
+
+    Attributes:
+        names: K, no two alike.
+        rows: float32 [K, D + 1], each class's weights and then its bias. With features f and a 1 behind them the logit
+            w . f + b is a dot product like any other. Nothing moves that 1, so the bias is in the scores and never in a
+            map.
+        reads: What the head reads of the backbone, as `run.json` has it.
+    """
+
+    names: tuple[str, ...]
+    rows: Tensor
+    reads: str = "model"
+
+    score: ClassVar[Score] = "logit"
+    similar_by: ClassVar[SimilarBy] = "logits"
+    scale: ClassVar[float] = 1.0
+
+    def index(self, name: str) -> int:
+        """The class that is called so, whatever the case, punctuation, spacing or numbering ("001.").
+
+        A class named by synonyms, "tench, Tinca tinca", is called by each of them.
+
+        Raises:
+            InputError: No class is, or several are; the message has those that come near.
+        """
+        if name in self._exact:
+            return self._exact[name]
+        indices = self._called.get(normalised(name), [])
+        if len(indices) == 1:
+            return indices[0]
+        if indices:
+            raise InputError(
+                f"'{name}' is the name of {len(indices)} classes: {self._listed(indices)}; give one of these"
+            )
+        near = self._near(name)
+        hint = f"did you mean {self._listed(near)}?" if near else f"they are such as {self._listed(range(3))}"
+        raise InputError(f"there is no class '{name}' among the {len(self.names)} of this classifier; {hint}")
+
+    def concept(self, text: Text, role: str) -> Concept:
+        """The class that a text names, by the head's own name; several are a group of classes."""
+        texts = concept_of(text, role).texts
+        return Concept(tuple(dict.fromkeys(self.names[self.index(text)] for text in texts)))
+
+    def spoken(self, name: str) -> str:
+        """As it is: names are found loosely."""
+        return name
+
+    def directions(self, concepts: Sequence[Concept], templates: Texts = None) -> Tensor:
+        """A row per concept, [K, D + 1]: its class's, or the mean over a group's. Raises InputError with templates."""
+        if templates is not None:
+            raise InputError("templates are for texts; a classifier's classes are named as they are: leave them out")
+        indices = [self._indices(concept) for concept in concepts]
+        if all(len(group) == 1 for group in indices):
+            return self.rows[[index for (index,) in indices]]
+        return torch.stack([self.rows[group].mean(0) for group in indices])
+
+    def vocabulary(self, source: Texts) -> list[Concept]:
+        """The classes that a source names; without a source all of them."""
+        if source is None:
+            return list(self._every)
+        return [self.concept(entry, "vocabulary entry") for entry in vocabulary_of(source)]
+
+    def background(self, source: Texts) -> list[Concept]:
+        """Raises InputError with a source."""
+        if source is not None:
+            raise InputError("background is of texts; a classifier knows its classes only: leave it out")
+        return []
+
+    def probabilities(self, concepts: Sequence[Concept], directions: Tensor, embedding: Tensor) -> Tensor:
+        """The softmax over ALL classes: a class's, or the sum over a group's."""
+        every = (self.rows @ embedding).softmax(0)
+        return torch.stack([every[self._indices(concept)].sum() for concept in concepts])
+
+    def predictions(self, embedding: Tensor, count: int) -> dict[str, float]:
+        """The most probable classes, best first: name -> softmax over all of them."""
+        best = (self.rows @ embedding).softmax(0).topk(min(count, len(self.names)))
+        return {self.names[int(i)]: float(p) for p, i in zip(best.values, best.indices, strict=True)}
+
+    def bare(self, directions: Tensor) -> Tensor:
+        """Weights of unit norm: a bias is no part of a direction."""
+        return unit_norm(directions[:, :-1])
+
+    def described(self) -> dict[str, Any]:
+        """How many classes, a fingerprint of the head, and what it reads."""
+        data = self.rows.cpu().numpy().tobytes() + "\n".join(self.names).encode()
+        return {"classes": len(self.names), "head": hashlib.sha256(data).hexdigest()[:16], "pool": self.reads}
+
+    def _indices(self, concept: Concept) -> list[int]:
+        return [self._exact[text] for text in concept.texts]
+
+    @cached_property
+    def _every(self) -> tuple[Concept, ...]:
+        return tuple(Concept((name,)) for name in self.names)
+
+    @cached_property
+    def _exact(self) -> dict[str, int]:
+        return {name: i for i, name in enumerate(self.names)}
+
+    @cached_property
+    def _called(self) -> dict[str, list[int]]:
+        """Normalised name -> classes. A whole name goes before another class's synonym."""
+        whole: dict[str, list[int]] = {}
+        parts: dict[str, list[int]] = {}
+        for i, name in enumerate(self.names):
+            plain = re.sub(r" #\d+$", "", name)  # the number that tells namesakes apart
+            whole.setdefault(normalised(plain), []).append(i)
+            for part in plain.split(","):
+                if i not in parts.setdefault(normalised(part), []):
+                    parts[normalised(part)].append(i)
+        return parts | whole
+
+    def _near(self, name: str) -> list[int]:
+        """Classes that have all words of the name, then those that are spelt like it; five at most."""
+        words = set(_words(name))
+        holding = [i for i, other in enumerate(self.names) if words and words <= set(_words(other))]
+        spelt = difflib.get_close_matches(normalised(name), self._called, n=5, cutoff=0.7)
+        return list(dict.fromkeys([*holding, *(i for key in spelt for i in self._called[key])]))[:5]
+
+    def _listed(self, indices: Sequence[int]) -> str:
+        return ", ".join(f"'{self.names[i]}'" for i in indices if i < len(self.names))
+
+
+def normalised(name: str) -> str:
+    """Letters and digits only, without case, accents and a leading number as in "001.Black_footed_Albatross"."""
+    return "".join(_words(re.sub(r"^\s*\d+\s*\.", "", name)))
+
+
+def _words(name: str) -> list[str]:
+    plain = unicodedata.normalize("NFKD", name.casefold())
+    return re.findall(r"[^\W_]+", "".join(letter for letter in plain if not unicodedata.combining(letter)))
+
+
+def named_head(weight: Tensor, bias: Tensor, names: Sequence[str] | None) -> ClassSpace:
+    """A head under its names. Namesakes get their number behind them ("crane #134").
+
+    Args:
+        weight: [K, D].
+        bias: [K].
+        names: One per row, in its order; None calls the classes by their numbers, "0", "1", ...
+
+    Raises:
+        InputError: There are not as many names as rows, or one is empty.
+    """
+    names = [str(i) for i in range(len(weight))] if names is None else [name.strip() for name in names]
+    if len(names) != len(weight):
+        raise InputError(
+            f"{len(names)} class names for a head of {len(weight)} classes: give one per row, in its order"
+        )
+    if not all(names):
+        raise InputError(f"the name of class {names.index('')} is empty")
+    keys = [normalised(name) or name for name in names]
+    twice = {key for key in keys if keys.count(key) > 1} if len(set(keys)) < len(keys) else set()
+    unique = tuple(
+        f"{name} #{i}" if key in twice else name for i, (name, key) in enumerate(zip(names, keys, strict=True))
+    )
+    return ClassSpace(unique, torch.cat([weight.float(), bias.float()[:, None]], 1))

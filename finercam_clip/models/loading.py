@@ -1,0 +1,122 @@
+"""What loaders share: device, precision, random weights, and one line for every way to fail."""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, get_args
+
+import open_clip
+import timm
+import torch
+
+from finercam_clip.errors import InputError
+from finercam_clip.options import Precision
+
+RANDOM = "random"  # the word for untrained weights
+_MISFITS = ("size mismatch", "Missing key", "Unexpected key", "width changed")  # torch and open_clip have no own errors
+
+
+def device_named(device: str | None) -> torch.device:
+    """The device of a name; None: CUDA where there is one, else the CPU. Raises InputError if it is not here."""
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        place = torch.device(device)
+        torch.empty(1, device=place)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"the device '{device}' cannot be used here ({reason}); leave it out to use what there is"
+        ) from error
+    return place
+
+
+def dtype_named(precision: str) -> torch.dtype:
+    """The type of the pixels at a precision. Raises InputError if there is no such precision."""
+    if precision not in get_args(Precision):
+        raise InputError(f"there is no precision '{precision}'; there are {', '.join(get_args(Precision))}")
+    return open_clip.get_input_dtype(precision) or torch.float32
+
+
+def warn_of_random(name: str) -> None:
+    """Untrained weights must never look like an explanation."""
+    warnings.warn(f"{name} with RANDOM weights: its heatmaps mean nothing; for tests and benchmarks", stacklevel=4)
+
+
+@contextmanager
+def seeded() -> Iterator[None]:
+    """Inside, random weights are the same every time; the generator's state is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Other libraries' log lines held back."""
+    level = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.disable(level)
+
+
+def created(name: str, **settings: Any) -> Any:
+    """A model of timm, without its log lines."""
+    with quiet():
+        return timm.create_model(name, **settings)
+
+
+class MisfitError(InputError):
+    """A checkpoint is of another architecture."""
+
+    def __init__(self, checkpoint: str, name: str) -> None:
+        super().__init__(f"the checkpoint {checkpoint} does not fit {name}: it is of another architecture")
+
+
+@contextmanager
+def loading_errors(name: str, checkpoint: str | None) -> Iterator[None]:
+    """The many exceptions of libraries that load weights, turned into one line; their log lines held back.
+
+    Args:
+        name: What is loaded.
+        checkpoint: The tag or the file of its weights.
+    """
+    try:
+        with quiet(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except InputError:
+        raise
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"{checkpoint} is not a plain checkpoint: it holds code or objects, which are never executed"
+        ) from error
+    except Exception as error:
+        raise _told(error, name, checkpoint) from error
+
+
+def _told(error: Exception, name: str, checkpoint: str | None) -> InputError:
+    """The line for an exception of another library: by its type where it has one, else by its words."""
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if checkpoint and any(sign in str(error) for sign in _MISFITS):
+        return MisfitError(checkpoint, name)
+    if checkpoint and os.path.isfile(checkpoint):  # noqa: PTH113 - False, not an OSError, for a name no file can have
+        return InputError(f"{checkpoint} cannot be read as a checkpoint: {reason[:200]}")
+    weights = f"{name} ({checkpoint})" if checkpoint else name
+    if isinstance(error, ImportError) or "transformers" in reason:
+        return InputError(
+            f"{weights}: its text tower or tokenizer is from the Hugging Face hub: pip install 'finercam_clip[hf]'"
+        )
+    if isinstance(error, ConnectionError) or "download" in reason.lower() or "connect" in reason.lower():
+        return InputError(
+            f"the weights of {weights} could not be downloaded: check the name and the connection, or give a local "
+            "checkpoint file as pretrained"
+        )
+    return InputError(f"{weights} could not be loaded: {reason[:300]}")

@@ -1,0 +1,96 @@
+"""CLIP models by name: architectures with tags or checkpoint files, the hub, the bundled one. open_clip loads them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from open_clip.transform import PreprocessCfg
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from finercam_clip.concepts.texts import TextSpace
+from finercam_clip.concepts.tokens import Tokens
+from finercam_clip.errors import InputError
+from finercam_clip.loaded import LoadedModel
+from finercam_clip.models.catalogue import BUNDLED, BUNDLED_FOLDER, check_family, check_pretrained
+from finercam_clip.models.loading import RANDOM, device_named, dtype_named, loading_errors, seeded, warn_of_random
+from finercam_clip.preprocess import Preprocess
+from finercam_clip.towers import tower_of
+
+
+def loaded_clip(name: str | None, pretrained: str | None, device: str | None, precision: str) -> LoadedModel:
+    """Loads a CLIP model. See `load`."""
+    dtype, place = dtype_named(precision), device_named(device)
+    source, tag, origin = _source(name, pretrained)
+    if tag == RANDOM:
+        warn_of_random(source)
+    with loading_errors(name or BUNDLED, tag), seeded():
+        model = open_clip.create_model(
+            source,
+            pretrained=None if tag == RANDOM else tag,
+            device=place,
+            precision=precision,
+            require_pretrained=tag != RANDOM,  # otherwise open_clip falls back to random weights, and only logs it
+        )
+        tokenizer = open_clip.get_tokenizer(source)
+    model.eval().requires_grad_(False)
+    preprocess = Preprocess(PreprocessCfg(**open_clip.get_model_preprocess_cfg(model)))
+    return LoadedModel(
+        name=name or BUNDLED,
+        pretrained=origin,
+        tower=tower_of(model.visual, preprocess.size),
+        preprocess=preprocess,
+        space=text_space(model, tokenizer, place),
+        device=place,
+        dtype=dtype,
+        present_above=_present_above(source, tag),
+    )
+
+
+def text_space(model: Any, tokenizer: Any, device: torch.device) -> TextSpace:
+    """The concept side of an open_clip model and its tokenizer."""
+    table = _token_table(model)
+    known = None if table is None else (table != 0).any(1)
+    tokens = Tokens(tokenizer, None if known is None or bool(known.all()) else known)
+    return TextSpace(model.encode_text, tokens, device, float(model.logit_scale.detach().exp()))
+
+
+def _token_table(model: nn.Module) -> Tensor | None:
+    for owner in (model, getattr(model, "text", None)):
+        table = getattr(owner, "token_embedding", None)
+        if isinstance(table, nn.Embedding):
+            return table.weight
+    return None
+
+
+def _present_above(source: str, tag: str | None) -> float | None:
+    """`LoadedModel.present_above`, from the metadata of the weights' file."""
+    folder, file = source.removeprefix("local-dir:"), Path(tag or "")
+    path = Path(folder) / "open_clip_model.safetensors" if folder != source else file
+    if path.suffix != ".safetensors" or not path.is_file():
+        return None
+    with safe_open(path, framework="pt") as weights:
+        present_above = (weights.metadata() or {}).get("present_above")
+    return None if present_above is None else float(present_above)
+
+
+def _source(name: str | None, pretrained: str | None) -> tuple[str, str | None, str]:
+    """What open_clip calls a model, the tag or file of its weights, and what people call where they came from.
+
+    Raises:
+        InputError: The name, tag or file cannot be used; the message says which can.
+    """
+    if name is None or name == BUNDLED:
+        if pretrained is not None:
+            raise InputError("the bundled model has its own weights; name an architecture to go with --pretrained")
+        return f"local-dir:{BUNDLED_FOLDER}", None, "bundled"
+    if name.startswith(("hf-hub:", "local-dir:")):
+        if pretrained is not None:
+            raise InputError(f"{name} brings its own weights; leave pretrained out")
+        return name, None, name
+    tag = check_pretrained(name, pretrained)
+    check_family(name)
+    return name, tag, tag

@@ -1,0 +1,208 @@
+"""The closed form of f and its Jacobian where a single query reads the patches last.
+
+That query is the class token's in the last block, the latent of an attention pool, or the patches' mean (`MeanToken`).
+All of J passes through the query's attention outputs o. Grad-CAM's gradient is then the gradient at a shift shared by
+all patches, and HiResCAM's the gradient at a gate on each patch. Both are products of o's cotangent with features of
+the patches, so that any number of questions costs matrix products only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from finercam_clip.towers.temporary import frozen
+
+PullBack = Callable[[Tensor], Tensor]  # cotangents at a function's output [K, D] -> at its input
+
+
+@dataclass(frozen=True, eq=False)
+class MeanToken:
+    """Extra terms for CLIP's ResNets, whose query is the mean of the patches, and which read that mean as a token, too.
+
+    There are M = N + 1 tokens; the first is the mean.
+
+    Attributes:
+        weights: [M, H], the query's attention on each token.
+        values_less_output: [M, H, c], each token's value less o.
+        keys: [M, H, c], over sqrt(c).
+        queries: [N, H, c], W_q a_n: N times what each patch adds to the query.
+        query_weight: W_q, [H, c, C].
+    """
+
+    weights: Tensor
+    values_less_output: Tensor
+    keys: Tensor
+    queries: Tensor
+    query_weight: Tensor
+
+    def features(self, values: Tensor, scores: Tensor) -> Tensor:
+        """[N, H, c]: their product with o's cotangent is A times the part of the gradient that comes by the mean.
+
+        The mean acts as a value, as a key and as the query. `values`, `scores`: see `QueryTail`.
+        """
+        pairs = torch.einsum("nhc,mhc->nmh", self.queries, self.keys)
+        as_query = torch.einsum("nmh,mh,mhc->nhc", pairs, self.weights, self.values_less_output)
+        as_token = self.weights[0][:, None] * (values + scores[..., None] * self.values_less_output[0])
+        features: Tensor = (as_token + as_query) / len(values)
+        return features
+
+    def gradient(self, cotangent: Tensor, through_values: Tensor, query_keys: Tensor) -> Tensor:
+        """That part of the gradient, the same at each patch, [C], for o's cotangent [H, c]."""
+        slopes = torch.einsum("hc,mhc->mh", cotangent, self.values_less_output) * self.weights
+        as_query = torch.einsum("mh,mhc,hck->k", slopes, self.keys, self.query_weight)
+        gradient: Tensor = (self.weights[0] @ through_values + slopes[0] @ query_keys + as_query) / len(self.queries)
+        return gradient
+
+
+@dataclass(frozen=True, eq=False)
+class QueryTail:
+    """A `Tail` in closed form: the row of attention of the query that reads the patches last.
+
+    It has H heads of width c, and is float32 but for the modules behind `pull_back_rest`.
+
+    Attributes:
+        activations: A, [N, C].
+        embedding: f, [D].
+        weights: [N, H], the query's attention on each patch.
+        values: [N, H, c], W_v a_n, without their bias.
+        bias: Of the values: [H, c], or [N, H, c] where each patch has its own.
+        scores: [N, H], q . W_k a_n / sqrt(c): the part of each score that is linear in a_n.
+        attended: o, [H, c], the attention output before its projection.
+        query_keys: [H, C], q W_k / sqrt(c): the gradient of a score at a_n.
+        value_weight: W_v, [H, c, C].
+        pull_back_rest: The rest of the tower backwards: cotangents at f [K, D] -> at o [K, H c].
+        mean: The terms that are there only if the query depends on A.
+    """
+
+    activations: Tensor
+    embedding: Tensor
+    weights: Tensor
+    values: Tensor
+    bias: Tensor
+    scores: Tensor
+    attended: Tensor
+    query_keys: Tensor
+    value_weight: Tensor
+    pull_back_rest: PullBack
+    mean: MeanToken | None = None
+
+    def pull_back(self, directions: Tensor) -> Tensor:
+        """Cotangents at o, [K, H c], for directions [K, D]: matrix products back through the last MLP."""
+        norms = directions.norm(dim=1, keepdim=True).clamp_min(1e-12)
+        cotangents: Tensor = self.pull_back_rest(directions / norms).float() * norms
+        return cotangents
+
+    def shift_features(self) -> Tensor:
+        """[N, H c]: their product with o's cotangent is Grad-CAM's map, A times the mean gradient over patches.
+
+        A shift of all patches adds one number to every patch's score, and the patches' total attention to the values.
+        """
+        mass = self.weights.sum(0)[:, None]
+        pulled = torch.einsum("nh,nhc->hc", self.weights, self._values_less_output)
+        features = (mass * self.values + self.scores[..., None] * pulled) / len(self.weights)
+        return self._with_mean(features).flatten(1)
+
+    def gate_features(self) -> Tensor:
+        """[N, H c]: their product with o's cotangent is HiResCAM's map, A times its own gradient at each patch."""
+        moved = self.values + self.scores[..., None] * self._values_less_output
+        return self._with_mean(self.weights[..., None] * moved).flatten(1)
+
+    def gradients(self, directions: Tensor) -> Iterator[Tensor]:
+        """dL/da_n = sum over heads of p_n (W_v^T c + (c . (v_n - o)) W_k^T q / sqrt(c)), c the cotangent at o."""
+        for row in self.pull_back(directions):
+            cotangent = row.view_as(self.attended)
+            through_values = torch.einsum("hc,hck->hk", cotangent, self.value_weight)
+            through_scores = torch.einsum("hc,nhc->nh", cotangent, self._values_less_output)
+            gradient = self.weights @ through_values + (self.weights * through_scores) @ self.query_keys
+            if self.mean is not None:
+                gradient = gradient + self.mean.gradient(cotangent, through_values, self.query_keys)
+            yield gradient
+
+    @property
+    def _values_less_output(self) -> Tensor:
+        return self.values + self.bias - self.attended
+
+    def _with_mean(self, features: Tensor) -> Tensor:
+        return features if self.mean is None else features + self.mean.features(self.values, self.scores)
+
+
+@torch.no_grad()
+def query_tails(
+    tokens: Tensor,
+    prefix: int,
+    query: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    rest: Callable[[int, Tensor], tuple[Tensor, PullBack]],
+) -> Iterator[QueryTail]:
+    """One tail per image where a query reads tokens.
+
+    Args:
+        tokens: [B, n, C], what is read: A is all but the prefix.
+        prefix: How many of the first tokens are no patches.
+        query: [B or 1, H, c].
+        weight: [2 H c, C], of keys and values.
+        bias: [2 H c], of keys and values.
+        rest: The number of the image, and its attention output o [H c] before the projection -> f, and the way back
+            from cotangents at f [K, D] to cotangents at o [K, H c].
+    """
+    heads, width = query.shape[1:]
+    key_weight, value_weight = weight.chunk(2)
+
+    def split(x: Tensor) -> Tensor:
+        return x.float().view(*x.shape[:-1], heads, width)
+
+    queries = (query.float() * width**-0.5).expand(len(tokens), -1, -1)
+    # Without their biases: W_k a, W_v a. The key bias adds the same number to every score of a head, which softmax does
+    # not see.
+    scores = torch.einsum("bhc,bnhc->bnh", queries, split(F.linear(tokens, key_weight)))
+    weights = scores.softmax(1)
+    value_bias = split(bias[len(key_weight) :])
+    values = split(F.linear(tokens, value_weight))
+    attended = torch.einsum("bnh,bnhc->bhc", weights, values) + value_bias
+    key_heads, value_heads = (w.float().view(heads, width, -1) for w in (key_weight, value_weight))
+    query_keys = torch.einsum("bhc,hck->bhk", queries, key_heads)
+    for i in range(len(tokens)):
+        embedding, pull_back = rest(i, attended[i].flatten())
+        yield QueryTail(
+            activations=tokens[i, prefix:].float(),
+            embedding=embedding,
+            weights=weights[i, prefix:],
+            values=values[i, prefix:],
+            bias=value_bias,
+            scores=scores[i, prefix:],
+            attended=attended[i],
+            query_keys=query_keys[i],
+            value_weight=value_heads,
+            pull_back_rest=pull_back,
+        )
+
+
+def recorded_rest(
+    visual: nn.Module, attended: Tensor, finish: Callable[[Tensor], Tensor], scored: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, PullBack]:
+    """The `rest` of `query_tails` from a graph.
+
+    Args:
+        visual: The tower, whose parameters are frozen meanwhile.
+        attended: o, [H c].
+        finish: o [1, H c] -> the embedding before normalising [1, D].
+        scored: Embeddings before normalising -> as scores are taken from them.
+
+    Returns:
+        f [D], and the way back.
+    """
+    with frozen(visual), torch.enable_grad():
+        leaf = attended.to(next(visual.parameters()).dtype)[None].requires_grad_()
+        embedding = scored(finish(leaf))[0]
+
+    def pull_back(cotangents: Tensor) -> Tensor:
+        (back,) = torch.autograd.grad(embedding, leaf, cotangents, retain_graph=True, is_grads_batched=True)
+        return back[:, 0]
+
+    return embedding.detach(), pull_back

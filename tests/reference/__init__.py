@@ -1,0 +1,1 @@
+"""What tests compare with: models of true architectures, papers' formulas written out, the grad-cam package."""
