@@ -27,6 +27,7 @@ class Memory:
         self.sizes: list[int] = []  # of every batch that was tried
 
     def double(self, batch: list[int]) -> list[int]:
+        assert batch  # never an empty one, or it would go on for ever
         self.sizes.append(len(batch))
         if len(batch) > self.fits:
             raise torch.cuda.OutOfMemoryError("out of memory")
