@@ -4,22 +4,44 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 
+
+class Sliceable(Protocol):
+    """A list or a tensor."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: slice, /) -> Any: ...
+
+
+Items = TypeVar("Items", bound=Sliceable)
 Result = TypeVar("Result")
 
 
-def in_batches(run: Callable[[Any], list[Result]], items: Any, batch: int) -> list[Result]:
-    """What `run` makes of `items`, a sliceable of known length, `batch` at a time: one result an item."""
-    found: list[Result] = []
-    while len(found) < len(items):
+def in_batches(run: Callable[[Items], list[Result]], items: Items, batch: int) -> list[Result]:
+    """Runs a function over items, several at a time.
+
+    Args:
+        run: Takes a slice of the items and returns one result per item.
+        items: What is worked on.
+        batch: How many items to try at once, 1 and up. It is halved, with a warning, whenever memory runs out.
+
+    Returns:
+        One result per item, in the order of the items.
+
+    Raises:
+        torch.cuda.OutOfMemoryError: Not even one item fits.
+    """
+    results: list[Result] = []
+    while len(results) < len(items):
         try:
-            found += run(items[len(found) :][:batch])
-        except torch.OutOfMemoryError:
+            results += run(items[len(results) :][:batch])
+        except torch.cuda.OutOfMemoryError:  # torch.OutOfMemoryError is the same class, but exists from torch 2.5 only
             if batch == 1:
                 raise
             batch //= 2
             warnings.warn(f"out of memory: going on with batches of {batch}", stacklevel=3)
-    return found
+    return results

@@ -379,7 +379,7 @@ def _visualize(arguments: argparse.Namespace) -> int:
 def _dataset(arguments: argparse.Namespace) -> int:
     from finercam_clip.datasets import check, open_dataset
 
-    report = check(open_dataset(arguments.dataset), progress=_say)
+    report = check(open_dataset(arguments.dataset))
     _say("")
     print("\n".join(report.lines()))
     return 0 if report.complete else 1

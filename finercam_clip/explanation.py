@@ -65,7 +65,7 @@ class Explanation:
         The positive part of the map over its largest absolute value: where the evidence is mostly against the target,
         the little that speaks for it stays faint instead of being stretched to 1.
         """
-        return self.geometry.to_image(self._positive(self.grid, float(np.abs(self.grid).max())))
+        return self.geometry.to_image(render.positive(self.grid, float(np.abs(self.grid).max())))
 
     @property
     def compared(self) -> bool:
@@ -115,9 +115,9 @@ class Explanation:
         return render.overlay(self.image, self.heatmap, opacity=opacity, seen=self.geometry.seen)
 
     def tiles(self) -> list[render.Tile]:
-        """What `panel` shows, image | target alone | contrasts alone | difference, none larger than it is shown at.
+        """What `panel` shows: image, target alone, contrasts alone, difference; no larger than a panel shows them.
 
-        Without contrasts only the first two; where the map is not to be trusted the last one's caption says why.
+        Without contrasts there are only the first two. If the map should not be trusted, the last tile says why.
         """
         if max(self.image.shape[:2]) > render.TILE:  # drawn at the size it is shown at: 60 megapixels cost no more
             image = render.shrunk(self.image)
@@ -126,18 +126,23 @@ class Explanation:
         scale = float(np.abs(self.target_grid).max())  # one scale for both, so that they can be compared
         if self.contrast_grid is not None:
             scale = max(scale, float(np.abs(self.contrast_grid).max()))
-        tiles = [render.Tile(self.image, "image", f"{self.model} · {self.options.method}")]
-        caption = f"{self.target}\n{self._scores(self.target)}"
-        tiles.append(self._tile(self.target_grid, scale, "target alone", caption))
+        alone = self._tile(self.target_grid, scale, "target alone", self.target)
+        tiles = [
+            render.Tile(self.image, "image", f"{self.model} · {self.options.method}"),
+            replace(alone, note=self._scores(self.target)),
+        ]
         if self.contrast_grid is not None:
-            lines = [f"{text}\n{self._scores(text)}" for text in self.contrasts[:3]]
-            more = [f"and {len(self.contrasts) - 3} more"] if len(self.contrasts) > 3 else []
-            tiles.append(self._tile(self.contrast_grid, scale, "contrast alone", "\n".join(lines + more)))
+            shown = self.contrasts[:3]
+            notes = [self._scores(text) for text in shown]
+            if len(self.contrasts) > len(shown):
+                notes.append(f"and {len(self.contrasts) - len(shown)} more")
+            contrast = self._tile(self.contrast_grid, scale, "contrast alone", "\n".join(shown))
+            tiles.append(replace(contrast, note="\n".join(notes)))
             difference = f"{self.options.objective}, gamma {self.options.gamma:g}"
             overlay = self.overlay()
             tiles.append(render.Tile(overlay, "difference", self.caution or difference, self.peak, bool(self.caution)))
         elif self.caution:
-            tiles[-1] = render.Tile(tiles[-1].image, "target alone", f"{self.target}\n{self.caution}", None, True)
+            tiles[-1] = replace(alone, note=self.caution, warning=True)
         return tiles
 
     def panel(self) -> NDArray[np.uint8]:
@@ -180,9 +185,5 @@ class Explanation:
         return f"{self.score} {self.similarities[text]:.3f}, p {self.probabilities[text]:.2f}"
 
     def _tile(self, grid: NDArray[np.float32], scale: float, title: str, caption: str) -> render.Tile:
-        heat = self.geometry.to_image(self._positive(grid, scale))
+        heat = self.geometry.to_image(render.positive(grid, scale))
         return render.Tile(render.overlay(self.image, heat, seen=self.geometry.seen), title, caption)
-
-    @staticmethod
-    def _positive(grid: NDArray[np.float32], scale: float) -> NDArray[np.float32]:
-        return np.maximum(grid, 0) / np.float32(scale) if scale > 0 else np.zeros_like(grid)

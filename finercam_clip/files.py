@@ -9,16 +9,26 @@ from pathlib import Path
 from finercam_clip.errors import InputError
 
 PART = ".part"  # the ending of a file that is being written; it begins with a dot
+_NAME = 40  # letters of a file's name that its part begins with: at four bytes each they fit into a name of 255
 
 
 def write_whole(path: Path, data: bytes) -> Path:
     """Writes beside the final place and renames: a reader never sees half a file.
 
+    If anything fails or the program is interrupted, an older file stays as it was and nothing else is left.
+
+    Args:
+        path: The file, in a folder that exists.
+        data: All of its bytes.
+
+    Returns:
+        The path.
+
     Raises:
-        InputError: the place cannot be written to.
+        InputError: The place cannot be written to.
     """
     try:
-        handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.", suffix=PART)
+        handle, part = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:_NAME]}.", suffix=PART)
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(data)
@@ -35,7 +45,17 @@ def write_whole(path: Path, data: bytes) -> Path:
 
 
 def make_folder(path: Path) -> Path:
-    """The folder, made if it is not there. Raises InputError where it cannot be."""
+    """Makes a folder, and those above it, unless it is there already.
+
+    Args:
+        path: The folder.
+
+    Returns:
+        The path.
+
+    Raises:
+        InputError: The folder cannot be made.
+    """
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -1,8 +1,8 @@
-"""What is explained: functions of the similarities s = [s_target, s_contrast_1, ...] that give one number a question.
+"""What is explained: functions of the similarities s = [s_target, s_contrast_1, ...] that give one number per question.
 
-s is [..., 1 + contrasts], scaled by the model's logit scale; the result is [...]. By the chain rule everything about a
-question is one direction in embedding space, d = scale * T^T dL/ds with T the unit-norm text embeddings (`combined`).
-Finer-CAM is such a function, not a CAM method of its own.
+s is [..., 1 + contrasts], scaled by the model's logit scale. gamma, 0 and up, is the comparison strength. The result L
+is [...]. By the chain rule everything about a question is one direction in embedding space, d = scale * T^T dL/ds with
+T the unit-norm text embeddings (`combined`). Finer-CAM is such a function, not a CAM method of its own.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from finercam_clip.errors import InputError
 
 
 def similarity(s: Tensor, gamma: float) -> Tensor:
-    """The target's similarity alone: the base method, whatever the contrasts."""
+    """The target's similarity alone: the base method, whatever the contrasts. gamma is not used."""
     return s[..., 0]
 
 
 def probability(s: Tensor, gamma: float) -> Tensor:
     """The target's softmax probability among target and contrasts, as CLIP-ES explains it (Lin et al., CVPR 2023).
 
-    In float32 its gradient vanishes once the target leads by a logit gap of about 20.
+    gamma is not used. In float32 the gradient vanishes once the target leads by a logit gap of about 20.
     """
     return s.softmax(-1)[..., 0]
 
@@ -41,7 +41,7 @@ def finer_softmax(s: Tensor, gamma: float) -> Tensor:
     """The difference as upstream's code weighs it: sum p_i (s_target - gamma s_i) / sum p_i, i over contrasts.
 
     The weights, p = softmax(s), are held constant; p_i / sum p_i is the softmax over the contrasts alone. With the
-    gradient through them (`finer_softmax_upstream`) a contrast's sign flips once its logit gap is large, and the map
+    gradient through them (`finer_softmax_upstream`) a contrast's sign flips once its logit gap is large. The map then
     shows the contrast where it should show the target.
     """
     if s.shape[-1] == 1:
@@ -69,7 +69,11 @@ OBJECTIVES: dict[str, Objective] = {
 
 
 def objective_named(name: str) -> Objective:
-    """Raises InputError for a name that is not in OBJECTIVES."""
+    """An objective by its name.
+
+    Raises:
+        InputError: The name is not in `OBJECTIVES`.
+    """
     if name not in OBJECTIVES:
         raise InputError(f"there is no objective '{name}'; there are {', '.join(OBJECTIVES)}")
     return OBJECTIVES[name]
@@ -78,26 +82,42 @@ def objective_named(name: str) -> Objective:
 def slopes(
     objective: Objective, targets: Tensor, contrasts: Tensor, embedding: Tensor, *, scale: float, gamma: float
 ) -> Tensor:
-    """dL/ds at s = scale * T f, [K, 1 + M]: what each text counts for in each question, its target first.
+    """What each text counts for in each question: dL/ds at s = scale * T f.
 
-    targets: [K, D], one a question; contrasts: [M, D], the same for every question; embedding: f [D]; all unit norm.
-    scale: the model's logit scale.
+    Args:
+        objective: L, a function of s and gamma.
+        targets: [K, D], one per question, unit norm.
+        contrasts: [M, D], the same for every question, unit norm.
+        embedding: f, the image's, [D], unit norm.
+        scale: The model's logit scale.
+        gamma: Comparison strength, 0 and up.
+
+    Returns:
+        [K, 1 + M], the target's first.
     """
     own = (targets @ embedding)[:, None]
     others = (contrasts @ embedding).expand(len(targets), -1)
     with torch.enable_grad():
         s = (scale * torch.cat([own, others], 1)).detach().requires_grad_()
-        (slopes,) = torch.autograd.grad(objective(s, gamma).sum(), s)
-    return slopes
+        (gradient,) = torch.autograd.grad(objective(s, gamma).sum(), s)
+    return gradient
 
 
-def combined(slopes: Tensor, targets: Tensor, contrasts: Tensor) -> Tensor:
-    """T^T dL/ds a question: [K, ...] from slopes [K, 1 + M], targets [K, ...] and contrasts [M, ...].
+def combined(weights: Tensor, targets: Tensor, contrasts: Tensor) -> Tensor:
+    """T^T dL/ds per question: the sum of target and contrasts, each as much as it counts.
 
-    Of embeddings times the logit scale it gives directions d; of the maps of each text alone, the map of a method that
-    is not linear in d.
+    From embeddings times the logit scale it gives the directions d. If a method is not linear in d, it gives the map of
+    each question from the maps of each text alone.
+
+    Args:
+        weights: dL/ds, [K, 1 + M], from `slopes`.
+        targets: Embeddings or flattened maps, [K, D], one per question; or [1, D], the same for every one.
+        contrasts: The same, [M, D], for every question.
+
+    Returns:
+        [K, D].
     """
-    return (slopes[:, 1:] @ contrasts).addcmul_(slopes[:, :1], targets)
+    return (weights[:, 1:] @ contrasts).addcmul_(weights[:, :1], targets)
 
 
 def unit_norm(features: Tensor) -> Tensor:

@@ -1,4 +1,7 @@
-"""OpenCV, or one line that says how to get it. Modules import `cv2` from here."""
+"""Imports OpenCV for the whole package. If it does not load, one line says how to get it.
+
+Modules write `from finercam_clip.opencv import cv2`.
+"""
 
 from finercam_clip.errors import InputError
 

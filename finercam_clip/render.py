@@ -1,11 +1,16 @@
-"""For the eye: colour, overlay, captions, panel, and files that are written whole or not at all."""
+"""For the eye: colour, overlay, captions, panel, sheet, and picture files.
+
+All scaling for the eye happens here. Pictures are uint8 [H, W, 3], RGB; heat is float32 [H, W] in 0..1.
+"""
 
 from __future__ import annotations
 
 import os
+from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -17,24 +22,60 @@ from finercam_clip.files import write_whole
 from finercam_clip.opencv import cv2
 
 Picture = NDArray[np.uint8]
+Ink = tuple[int, int, int]  # RGB, 0..255
 FORMATS = (".png", ".jpg", ".jpeg", ".webp")
 TILE = 360  # longest side of a panel's tile, pixels
+_LINES = 4  # under a tile of a sheet
 _INK, _FAINT, _WARNING, _PAPER = (24, 24, 27), (113, 113, 122), (190, 30, 30), (255, 255, 255)
 
 
 @dataclass(frozen=True)
 class Tile:
-    """One picture of a panel. image: uint8 [H, W, 3]; marked: (x, y) to point at; warning: the caption is one."""
+    """One picture of a panel or a sheet, and what is written beside it.
+
+    Attributes:
+        image: The picture, uint8 [H, W, 3].
+        title: What kind of picture it is.
+        caption: What it shows, in ink; on a sheet in grey, for there the title is in ink. Without a `note`, its lines
+            after the first are the note.
+        note: Scores and the like, in grey. Its lines follow those of the caption, one under each.
+        marked: The pixel (x, y) of the image to put a ring around, or None.
+        warning: Whether the note, or without one the caption, is a warning, in red.
+    """
 
     image: Picture
     title: str
     caption: str
+    note: str = field(default="", kw_only=True)
     marked: tuple[int, int] | None = None
     warning: bool = False
 
 
+def positive(grid: NDArray[np.floating], scale: float) -> NDArray[np.float32]:
+    """The positive part of a signed map, scaled for the eye.
+
+    Args:
+        grid: A signed map of any shape.
+        scale: The value that becomes 1, 0 and up; at 0 there is nothing to show.
+
+    Returns:
+        max(grid, 0) / scale, of the same shape; zeros if the scale is 0.
+    """
+    result = np.zeros(grid.shape, np.float32)
+    if scale > 0:
+        np.divide(np.maximum(grid, 0), np.float32(scale), out=result, dtype=np.float32)
+    return result
+
+
 def colour(heat: NDArray[np.float32]) -> Picture:
-    """Heat 0..1 [H, W] in inferno, a perceptually uniform colour map: uint8 [H, W, 3] RGB."""
+    """Heat as colour, in inferno, a perceptually uniform colour map.
+
+    Args:
+        heat: 0..1, [H, W]; what lies outside is taken as the nearer end.
+
+    Returns:
+        uint8 [H, W, 3] RGB.
+    """
     mapped = cv2.applyColorMap((np.clip(heat, 0, 1) * 255).round().astype(np.uint8), cv2.COLORMAP_INFERNO)
     return np.ascontiguousarray(mapped[..., ::-1])
 
@@ -46,7 +87,20 @@ def overlay(
     opacity: float = 0.85,
     seen: tuple[int, int, int, int] | None = None,
 ) -> Picture:
-    """Heat 0..1 [H, W] over the image in light grey: all colour is the heat's. Darker outside `seen`."""
+    """Heat over an image in light grey, so that all colour is the heat's.
+
+    Args:
+        image: uint8 [H, W, 3].
+        heat: 0..1, [H, W].
+        opacity: Of the hottest pixels, 0..1.
+        seen: The box (x0, y0, x1, y1) that the model saw; outside it the picture is darker. None is the whole image.
+
+    Returns:
+        uint8 [H, W, 3].
+
+    Raises:
+        InputError: The opacity is not in its range.
+    """
     if not 0 <= opacity <= 1:
         raise InputError(f"opacity lies between 0 and 1, not {opacity}")
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None].astype(np.float32) * 0.7 + 60
@@ -62,34 +116,46 @@ def overlay(
 
 
 def panel(tiles: Sequence[Tile]) -> Picture:
-    """The tiles side by side at one size, each under its title and over its caption: uint8 [h, w, 3]."""
+    """The tiles side by side, each under its title and over its caption.
+
+    Args:
+        tiles: At least one. All are drawn at the size of the first, whose longer side becomes `TILE` pixels.
+
+    Returns:
+        uint8 [h, w, 3].
+    """
     height, width = tiles[0].image.shape[:2]
     factor = TILE / max(height, width)
     w, h = max(round(width * factor), 1), max(round(height * factor), 1)
     column, margin, header = max(w, 200), 16, 34
-    captions = [_wrapped(tile.caption, column) for tile in tiles]
+    captions = [_caption(tile, column, _INK) for tile in tiles]
     footer = 20 * max(len(lines) for lines in captions) + 10
-    sheet = Image.new("RGB", (margin + len(tiles) * (column + margin), header + h + footer + margin), _PAPER)
-    pen = ImageDraw.Draw(sheet)
+    page = Image.new("RGB", (margin + len(tiles) * (column + margin), header + h + footer + margin), _PAPER)
+    pen = ImageDraw.Draw(page)
+    method = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
     for i, (tile, lines) in enumerate(zip(tiles, captions, strict=True)):
         x = margin + i * (column + margin)
         pen.text((x, 9), tile.title, font=_font(17), fill=_INK)
-        method = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
-        sheet.paste(Image.fromarray(cv2.resize(tile.image, (w, h), interpolation=method)), (x, header))
-        if tile.marked is not None:
-            cx, cy = x + (tile.marked[0] + 0.5) * factor, header + (tile.marked[1] + 0.5) * factor
-            for radius, ink in ((9, _INK), (7.5, _PAPER)):
-                pen.ellipse((cx - radius, cy - radius, cx + radius, cy + radius), outline=ink, width=2)
-        for row, line in enumerate(lines):
-            ink = _WARNING if tile.warning else _INK if row == 0 else _FAINT
-            pen.text((x, header + h + 8 + 20 * row), line, font=_font(14), fill=ink)
-    return np.asarray(sheet)
+        page.paste(Image.fromarray(cv2.resize(tile.image, (w, h), interpolation=method)), (x, header))
+        _mark(pen, tile, (x, header), factor, radius=9)
+        _write(pen, (x, header + h + 8), lines, spacing=20)
+    return np.asarray(page)
 
 
 def sheet(tiles: Sequence[Tile], columns: int, *, side: int = 180, title: str = "") -> Picture:
-    """The tiles in rows of `columns`, each within a square of `side` pixels over its title and caption."""
+    """The tiles in rows, each within a square over four lines at most of its title, caption and note.
+
+    Args:
+        tiles: At least one, of any sizes.
+        columns: How many tiles a row has, 1 and up.
+        side: Of a tile's square, pixels.
+        title: Above them all.
+
+    Returns:
+        uint8 [h, w, 3].
+    """
     margin, header = 12, 34 if title else 12
-    captions = [[*_wrapped(tile.title, side), *_wrapped(tile.caption, side)][:4] for tile in tiles]
+    captions = [_titled(tile, side) for tile in tiles]
     footer = 18 * max(len(lines) for lines in captions) + 10
     rows = -(-len(tiles) // columns)
     columns = min(columns, len(tiles))
@@ -99,17 +165,48 @@ def sheet(tiles: Sequence[Tile], columns: int, *, side: int = 180, title: str = 
     for i, (tile, lines) in enumerate(zip(tiles, captions, strict=True)):
         x, y = margin + i % columns * (side + margin), header + i // columns * (side + footer)
         page.paste(Image.fromarray(fitted(tile.image, (side, side))), (x, y))
-        if tile.marked is not None:
-            height, width = tile.image.shape[:2]
-            factor = side / max(height, width)
-            cx = x + (side - width * factor) / 2 + (tile.marked[0] + 0.5) * factor
-            cy = y + (side - height * factor) / 2 + (tile.marked[1] + 0.5) * factor
-            for radius, ink in ((7, _INK), (5.5, _PAPER)):
-                pen.ellipse((cx - radius, cy - radius, cx + radius, cy + radius), outline=ink, width=2)
-        for row, line in enumerate(lines):
-            ink = _INK if row == 0 else _WARNING if tile.warning else _FAINT
-            pen.text((x, y + side + 4 + 18 * row), line, font=_font(14), fill=ink)
+        height, width = tile.image.shape[:2]
+        factor = side / max(height, width)
+        _mark(pen, tile, (x + (side - width * factor) / 2, y + (side - height * factor) / 2), factor, radius=7)
+        _write(pen, (x, y + side + 4), lines, spacing=18)
     return np.asarray(page)
+
+
+def _caption(tile: Tile, width: int, ink: Ink) -> list[tuple[str, Ink]]:
+    """The lines of a tile's caption and note, none wider than `width` pixels, each with its ink."""
+    caption, note = tile.caption.splitlines(), tile.note.splitlines()
+    if not note:
+        caption, note = caption[:1], caption[1:]
+    inks = (ink, _FAINT)
+    if tile.warning:
+        inks = (ink if note else _WARNING, _WARNING)
+    lines = []
+    for texts in zip_longest(caption, note, fillvalue=""):
+        for text, tone in zip(texts, inks, strict=True):
+            lines += [(line, tone) for line in _wrapped(text, width)]
+    return lines
+
+
+def _titled(tile: Tile, width: int) -> list[tuple[str, Ink]]:
+    """The lines of a tile on a sheet. A long title gives way to what is written under it."""
+    below = _caption(tile, width, _FAINT)[: _LINES - 1]
+    return [(line, _INK) for line in _wrapped(tile.title, width)][: _LINES - len(below)] + below
+
+
+def _write(pen: ImageDraw.ImageDraw, corner: tuple[int, int], lines: list[tuple[str, Ink]], spacing: int) -> None:
+    """Writes lines, each in its ink, under one another from a corner (x, y) on."""
+    x, y = corner
+    for row, (line, ink) in enumerate(lines):
+        pen.text((x, y + spacing * row), line, font=_font(14), fill=ink)
+
+
+def _mark(pen: ImageDraw.ImageDraw, tile: Tile, corner: tuple[float, float], factor: float, radius: int) -> None:
+    """Draws a ring around the marked pixel of a tile whose picture lies at a corner (x, y), `factor` times as large."""
+    if tile.marked is None:
+        return
+    x, y = (edge + (pixel + 0.5) * factor for edge, pixel in zip(corner, tile.marked, strict=True))
+    for r, ink in ((radius, _INK), (radius - 1.5, _PAPER)):
+        pen.ellipse((x - r, y - r, x + r, y + r), outline=ink, width=2)
 
 
 def fitted(image: Picture, shape: tuple[int, int]) -> Picture:
@@ -124,22 +221,29 @@ def fitted(image: Picture, shape: tuple[int, int]) -> Picture:
 
 
 def blank(shape: tuple[int, int]) -> Picture:
-    """Paper, uint8 [H, W, 3]."""
+    """Paper of (H, W) pixels: uint8 [H, W, 3]."""
     return np.full((*shape, 3), 244, np.uint8)
 
 
 def shrunk(image: Picture) -> Picture:
-    """A larger image at the size of a panel's tile."""
+    """A larger image at the size of a panel's tile: its longer side is `TILE` pixels."""
     factor = TILE / max(image.shape[:2])
     size = tuple(max(round(side * factor), 1) for side in image.shape[1::-1])
     return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def write_picture(path: str | Path, image: Picture) -> Path:
-    """Writes a picture beside its final place and renames it: a reader never sees half a file.
+    """Writes a picture, whole or not at all.
+
+    Args:
+        path: The file. Its ending, one of `FORMATS`, says the format.
+        image: uint8 [H, W, 3] RGB.
+
+    Returns:
+        The path.
 
     Raises:
-        InputError: the ending is not of `FORMATS`, or the place cannot be written to.
+        InputError: The ending is another, the place cannot be written to, or the format cannot hold such a picture.
     """
     path = check_output(path)
     done, data = cv2.imencode(path.suffix.lower(), np.ascontiguousarray(image[..., ::-1]))
@@ -151,10 +255,16 @@ def write_picture(path: str | Path, image: Picture) -> Path:
 
 
 def check_output(path: str | Path) -> Path:
-    """The path, if a picture could be written there; to be asked before the work, not after.
+    """Makes sure that a picture could be written to a place, before the work and not after it.
+
+    Args:
+        path: The file. Nothing is written.
+
+    Returns:
+        The path.
 
     Raises:
-        InputError: the ending is not of `FORMATS`, or there is no such folder, or it may not be written to.
+        InputError: The ending is not one of `FORMATS`, the folder does not exist, or it may not be written to.
     """
     path = Path(path)
     if path.suffix.lower() not in FORMATS:
@@ -177,7 +287,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def _wrapped(text: str, width: int) -> list[str]:
-    """Lines no wider than `width` pixels in the caption's font."""
+    """The text in lines no wider than `width` pixels in the caption's font."""
     lines = []
     for paragraph in text.splitlines():
         line = ""
@@ -186,10 +296,24 @@ def _wrapped(text: str, width: int) -> list[str]:
             if line and _font(14).getlength(longer) > width:
                 lines.append(line)
                 longer = word
-            while _font(14).getlength(longer) > width:  # a word too wide for a line, or a script without spaces
-                fits = next(n for n in range(len(longer) - 1, 0, -1) if _font(14).getlength(longer[:n]) <= width)
-                lines.append(longer[:fits])
-                longer = longer[fits:]
+            while (count := _fitting(longer, width)) < len(longer):  # a word too wide, or a script without spaces
+                lines.append(longer[:count])
+                longer = longer[count:]
             line = longer
         lines.append(line)
     return lines
+
+
+def _fitting(text: str, width: int) -> int:
+    """How many letters of a text fit into `width` pixels, at least 1.
+
+    The search doubles, then halves. What it measures is a small multiple of what fits, however long the text is.
+    """
+
+    def is_wider(count: int) -> bool:
+        return _font(14).getlength(text[:count]) > width
+
+    most = 1
+    while most < len(text) and not is_wider(most):
+        most *= 2
+    return max(bisect_left(range(1, min(most, len(text)) + 1), True, key=is_wider), 1)

@@ -14,7 +14,9 @@ from open_clip.transform import image_transform
 from PIL import Image
 
 from finercam_clip.errors import InputError
-from finercam_clip.images import MAX_ASPECT, Geometry, geometry_of, read_image
+from finercam_clip.geometry import Geometry, geometry_of
+from finercam_clip.images import MAX_ASPECT, read_image
+from finercam_clip.models.catalogue import BUNDLED_FOLDER
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 MODES = ("shortest", "squash", "longest")
@@ -380,9 +382,7 @@ def test_an_unknown_resize_mode_is_an_error_that_lists_the_known() -> None:
 
 
 def test_the_bundled_models_resize_mode_has_a_geometry() -> None:
-    import finercam_clip.models
-
-    config = json.loads((finercam_clip.models.BUNDLED_FOLDER / "open_clip_config.json").read_text())
+    config = json.loads((BUNDLED_FOLDER / "open_clip_config.json").read_text())
     mode = config["preprocess_cfg"]["resize_mode"]
     side = config["model_cfg"]["vision_cfg"]["image_size"]
     assert geometry_of((300, 200), (side, side), mode).size == (side, side)

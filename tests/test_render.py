@@ -1,21 +1,34 @@
-"""Pictures for the eye, and files that are written whole or not at all."""
+"""Pictures for the eye: colour, overlays, panels, sheets, their files; and an explanation's own."""
 
 from __future__ import annotations
 
-import os
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFont
 
 from finercam_clip import render
 from finercam_clip.errors import InputError
 from finercam_clip.explanation import Explanation
-from finercam_clip.images import geometry_of
+from finercam_clip.geometry import geometry_of
 from finercam_clip.options import Options
-from finercam_clip.render import FORMATS, Picture, Tile, check_output, colour, overlay, panel, write_picture
+from finercam_clip.render import (
+    FORMATS,
+    TILE,
+    Picture,
+    Tile,
+    check_output,
+    colour,
+    overlay,
+    panel,
+    positive,
+    sheet,
+    write_picture,
+)
 
 SIZES = [(1, 1), (1, 50), (50, 2500), (2500, 50), (2000, 1500), (333, 500)]  # (height, width)
 CAPTIONS = ["", "a bird with a red crown", "ein Vogel mit grünem Schopf", "赤い冠の鳥" * 30, "🐦 птица", "x" * 400]
@@ -23,6 +36,37 @@ CAPTIONS = ["", "a bird with a red crown", "ein Vogel mit grünem Schopf", "赤�
 
 def picture(height: int, width: int) -> Picture:
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+WHITE = np.full((90, 90, 3), 255, np.uint8)
+LONG = "a bird with a red crown, a plain yellow breast, a black wing, a long forked blue tail and a thin curved beak"
+
+
+def inks(picture: Picture, top: int, spacing: int) -> list[str]:
+    """The ink of each line of text from a row of pixels on, down to the last line that has any."""
+    found = []
+    for y in range(top, picture.shape[0] - spacing + 1, spacing):
+        darkest = picture[y : y + spacing].reshape(-1, 3).min(0).astype(int)
+        found.append(
+            ""
+            if darkest.min() > 230
+            else "red"
+            if darkest[0] - darkest[1] > 80
+            else "ink"
+            if darkest[1] < 80
+            else "grey"
+        )
+    while found and not found[-1]:
+        found.pop()
+    return found
+
+
+def inks_of_panel(*tiles: Tile) -> list[str]:
+    return inks(panel(tiles), 34 + TILE + 8, 20)
+
+
+def inks_of_sheet(tile: Tile) -> list[str]:
+    return inks(sheet([tile], 1), 12 + 180 + 4, 18)
 
 
 def explanation(grid: np.ndarray, height: int = 96, width: int = 96) -> Explanation:
@@ -64,6 +108,30 @@ def test_hot_is_yellow_and_cold_is_black_in_rgb_order() -> None:
 
 def test_heat_outside_its_range_is_the_ranges_end() -> None:
     np.testing.assert_array_equal(*(colour(np.array([heat], np.float32)) for heat in ([-3, 9], [0, 1])))
+
+
+# ------------------------------------------------------------------------------------------------------------ positive
+
+
+def test_the_positive_part_is_over_its_scale_and_evidence_against_is_nothing() -> None:
+    grid = np.array([[-3, -0.5, 0], [0.5, 1, 2]], np.float32)
+    heat = positive(grid, 2)
+    assert heat.dtype == np.float32
+    np.testing.assert_array_equal(heat, [[0, 0, 0], [0.25, 0.5, 1]])
+    np.testing.assert_array_equal(grid, np.array([[-3, -0.5, 0], [0.5, 1, 2]], np.float32))
+
+
+def test_over_a_scale_of_0_there_is_nothing() -> None:
+    heat = positive(np.zeros((3, 4), np.float32), 0.0)
+    assert (heat.dtype, heat.shape) == (np.float32, (3, 4))
+    assert not heat.any()
+
+
+def test_maps_as_they_are_stored_are_scaled_in_float32() -> None:
+    """A third of float16's largest number is not rounded to float16."""
+    heat = positive(np.array([1, 65504], np.float16), 3)
+    assert heat.dtype == np.float32
+    np.testing.assert_array_equal(heat, np.array([1, 65504], np.float32) / np.float32(3))
 
 
 # ------------------------------------------------------------------------------------------------------------- overlay
@@ -151,19 +219,126 @@ def test_a_longer_caption_makes_a_taller_panel_and_loses_no_word() -> None:
     assert panel([Tile(image, "", text)]).shape[0] > panel([Tile(image, "", "short")]).shape[0] + 40
 
 
+@pytest.mark.parametrize("text", ["x" * 500, "iW" * 200, "赤い冠の鳥" * 60, "AVAToffi" * 60])
+@pytest.mark.parametrize("width", [180, 200, 360])
+def test_a_word_too_wide_for_a_line_fills_each_to_the_last_letter(text: str, width: int) -> None:
+    length = ImageFont.load_default(14).getlength
+    lines = render._wrapped(text, width)
+    assert "".join(lines) == text
+    assert all(length(line) <= width for line in lines)
+    assert all(length(line + after[0]) > width for line, after in pairwise(lines))
+
+
+def test_a_line_too_narrow_for_a_letter_has_one() -> None:
+    assert render._wrapped("WWW i", 3) == ["W", "W", "W", "i"]
+
+
+def test_a_word_of_any_length_is_wrapped_by_measuring_each_letter_a_few_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    measure, measured = ImageFont.FreeTypeFont.getlength, []
+
+    def counted(font: ImageFont.FreeTypeFont, text: str) -> float:
+        measured.append(len(text))
+        return measure(font, text)
+
+    monkeypatch.setattr(ImageFont.FreeTypeFont, "getlength", counted)
+    for count in (2_000, 20_000):
+        measured.clear()
+        lines = render._wrapped("x" * count, 200)
+        assert "".join(lines) == "x" * count
+        assert len(measured) < 20 * len(lines)
+        assert sum(measured) < 20 * count
+
+
 def test_lines_of_a_caption_are_kept() -> None:
     assert render._wrapped("a red crown\ncosine 0.3", 360) == ["a red crown", "cosine 0.3"]
 
 
-def test_a_mark_is_drawn_at_its_place_and_a_warning_in_red() -> None:
+def test_a_caption_is_in_ink_however_it_wraps_and_its_note_in_grey() -> None:
+    assert inks_of_panel(Tile(WHITE, "", "a red crown")) == ["ink"]
+    assert inks_of_panel(Tile(WHITE, "", "a red crown", note="p 0.98")) == ["ink", "grey"]
+    assert inks_of_panel(Tile(WHITE, "", LONG)) == ["ink", "ink"]
+    assert inks_of_panel(Tile(WHITE, "", LONG, note=LONG)) == ["ink", "ink", "grey", "grey"]
+    assert inks_of_panel(Tile(WHITE, "", "", note="p 0.98")) == ["grey"]
+
+
+def test_each_line_of_a_note_is_under_its_line_of_the_caption() -> None:
+    captions, notes = f"a red crown\n{LONG}\na blue crown", "p 0.98\np 0.01\np 0.01\nand 2 more"
+    expected = ["ink", "grey", "ink", "ink", "grey", "ink", "grey", "grey"]
+    assert inks_of_panel(Tile(WHITE, "", captions, note=notes)) == expected
+
+
+def test_without_a_note_a_captions_further_lines_are_one() -> None:
+    for text in ("a red crown", LONG):
+        short, full = Tile(WHITE, "", f"{text}\np 0.98\np 0.02"), Tile(WHITE, "", text, note="p 0.98\np 0.02")
+        np.testing.assert_array_equal(panel([short]), panel([full]))
+
+
+def test_a_warning_is_in_red_and_what_it_is_about_in_ink() -> None:
+    assert inks_of_panel(Tile(WHITE, "", LONG, warning=True)) == ["red", "red"]
+    assert inks_of_panel(Tile(WHITE, "", LONG, note=LONG, warning=True)) == ["ink", "ink", "red", "red"]
+
+
+@pytest.mark.parametrize("place", [(60, 30), (0, 0), (89, 89)])
+def test_a_mark_is_a_ring_around_its_pixel(place: tuple[int, int]) -> None:
     image = np.full((90, 90, 3), 128, np.uint8)
-    plain, marked = (panel([Tile(image, "", "x", marked=place)]) for place in (None, (60, 30)))
+    plain, marked = (panel([Tile(image, "", "x", marked=mark)]) for mark in (None, place))
     rows, columns = np.nonzero((plain != marked).any(2))
-    scale = 360 / 90
-    assert (columns.mean() - 16, rows.mean() - 34) == pytest.approx((60.5 * scale, 30.5 * scale), abs=1)
-    warned = panel([Tile(image, "", "x", warning=True)]).astype(int)
-    assert ((warned[..., 0] - warned[..., 1]) > 100).any()
-    assert not ((plain.astype(int)[..., 0] - plain.astype(int)[..., 1]) > 100).any()
+    scale, x, y = TILE / 90, place[0] + 0.5, place[1] + 0.5
+    middle = (columns.min() + columns.max()) / 2 - 16, (rows.min() + rows.max()) / 2 - 34
+    assert middle == pytest.approx((x * scale, y * scale), abs=1)
+    pixel = round(34 + y * scale), round(16 + x * scale)
+    np.testing.assert_array_equal(marked[pixel], plain[pixel])  # nothing of the pixel itself is hidden
+
+
+# --------------------------------------------------------------------------------------------------------------- sheet
+
+
+@pytest.mark.parametrize(("count", "columns", "rows"), [(1, 4, 1), (4, 4, 1), (5, 4, 2), (9, 4, 3), (3, 1, 3)])
+def test_a_sheet_has_every_tile_in_rows(count: int, columns: int, rows: int) -> None:
+    colours = [(20 * i, 250 - 20 * i, 128) for i in range(count)]
+    drawn = sheet([Tile(np.full((40, 40, 3), ink, np.uint8), "", "") for ink in colours], columns, side=50)
+    for i, ink in enumerate(colours):
+        y, x = np.argwhere((drawn == ink).all(2)).min(0)
+        assert (drawn[y : y + 50, x : x + 50] == ink).all()
+        assert (y - 12) // 60 == i // columns
+        assert x == 12 + 62 * (i % columns)
+    assert drawn.shape == (12 + 60 * rows, 12 + 62 * min(count, columns), 3)
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_a_picture_of_any_shape_is_whole_in_the_middle_of_its_square_and_marked_at_its_place(
+    size: tuple[int, int],
+) -> None:
+    image, place = np.full((*size, 3), 128, np.uint8), (size[1] // 3, size[0] // 4)
+    plain, marked = (sheet([Tile(image, "", "", marked=mark)], 1) for mark in (None, place))
+    rows, columns = np.nonzero((plain == 128).all(2))
+    factor = 180 / max(size)
+    assert (np.ptp(rows) + 1, np.ptp(columns) + 1) == pytest.approx([max(side * factor, 1) for side in size], abs=0.5)
+    assert (rows.mean() + 0.5, columns.mean() + 0.5) == pytest.approx((12 + 90, 12 + 90), abs=0.6)
+    rows, columns = np.nonzero((plain != marked).any(2))
+    top, left = (12 + 90 - side * factor / 2 for side in size)
+    expected = (top + (place[1] + 0.5) * factor, left + (place[0] + 0.5) * factor)
+    assert ((rows.min() + rows.max()) / 2, (columns.min() + columns.max()) / 2) == pytest.approx(expected, abs=1)
+
+
+def test_on_a_sheet_the_title_is_in_ink_however_it_wraps_and_what_is_under_it_in_grey() -> None:
+    title = "a bird with a red crown and a blue tail"
+    assert inks_of_sheet(Tile(WHITE, title, "")) == ["ink", "ink"]
+    assert inks_of_sheet(Tile(WHITE, title, "p 0.98")) == ["ink", "ink", "grey"]
+    assert inks_of_sheet(Tile(WHITE, "bird.png", "a red crown", note="p 0.98")) == ["ink", "grey", "grey"]
+    assert inks_of_sheet(Tile(WHITE, title, "0.11: not there?", warning=True)) == ["ink", "ink", "red"]
+
+
+def test_on_a_sheet_no_title_is_so_long_that_a_score_is_lost() -> None:
+    assert inks_of_sheet(Tile(WHITE, LONG, "p 0.98")) == ["ink", "ink", "ink", "grey"]
+    assert inks_of_sheet(Tile(WHITE, LONG, "a red crown", note="p 0.98")) == ["ink", "ink", "grey", "grey"]
+    assert inks_of_sheet(Tile(WHITE, LONG, LONG)) == ["ink", "grey", "grey", "grey"]
+
+
+def test_a_sheets_title_is_above_its_tiles() -> None:
+    plain, titled = sheet([Tile(WHITE, "", "")], 1), sheet([Tile(WHITE, "", "")], 1, title="12 images")
+    assert not (titled[:34] == 255).all()
+    np.testing.assert_array_equal(titled[34:], plain[12:])
 
 
 # --------------------------------------------------------------------------------------------------------------- files
@@ -188,14 +363,6 @@ def test_an_older_picture_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "crown.png").write_bytes(b"old")
     write_picture(str(tmp_path / "crown.png"), picture(3, 3))
     assert (tmp_path / "crown.png").read_bytes()[1:4] == b"PNG"
-
-
-def test_a_written_picture_can_be_read_by_whom_the_umask_allows(tmp_path: Path) -> None:
-    before = os.umask(0o022)
-    try:
-        assert write_picture(tmp_path / "crown.png", picture(3, 3)).stat().st_mode & 0o777 == 0o644
-    finally:
-        os.umask(before)
 
 
 @pytest.mark.parametrize("name", ["crown.gif", "crown.txt", "crown", "crown.png.exe", ".png"])
@@ -224,30 +391,17 @@ def test_check_output_creates_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("step", ["replace", "fdopen"])
-def test_a_failure_while_writing_leaves_the_older_picture_and_no_part(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
-) -> None:
-    def full_disk(*_: object, **__: object) -> None:
+def test_a_failure_while_writing_leaves_the_older_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full_disk(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    (tmp_path / "crown.png").write_bytes(b"old")
-    monkeypatch.setattr(os, step, full_disk)
-    with pytest.raises(InputError, match="No space left on device") as caught:
-        write_picture(tmp_path / "crown.png", picture(3, 3))
-    assert str(tmp_path / "crown.png") in str(caught.value)
-    assert [file.name for file in tmp_path.iterdir()] == ["crown.png"]
-    assert (tmp_path / "crown.png").read_bytes() == b"old"
-
-
-def test_an_interruption_while_writing_leaves_no_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(os, "replace", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        write_picture(tmp_path / "crown.png", picture(3, 3))
-    assert not list(tmp_path.iterdir())
+    path = write_picture(tmp_path / "crown.png", picture(3, 3))
+    before = path.read_bytes()
+    monkeypatch.setattr(Path, "replace", full_disk)
+    with pytest.raises(InputError, match="No space left on device"):
+        write_picture(path, picture(9, 9))
+    assert list(tmp_path.iterdir()) == [path]
+    assert path.read_bytes() == before
 
 
 def test_a_picture_that_a_format_cannot_hold_is_an_error(tmp_path: Path) -> None:
@@ -334,3 +488,40 @@ def test_an_explanation_of_any_size_is_saved_whole(tmp_path: Path, size: tuple[i
     assert answer.overlay().shape == (*size, 3)
     with Image.open(answer.save(tmp_path / "crown.png")) as read:
         np.testing.assert_array_equal(np.asarray(read), answer.panel())
+
+
+def test_each_tile_says_what_it_shows_and_its_score() -> None:
+    image, target, contrast, difference = explanation(two_peaks()).tiles()
+    assert (target.caption, target.note) == ("red", "cosine 0.300, p 0.90")
+    assert (contrast.caption, contrast.note) == ("blue", "cosine 0.100, p 0.10")
+    assert (difference.caption, difference.note, difference.warning) == ("finer, gamma 0.6", "", False)
+    assert image.marked is target.marked is contrast.marked is None
+    assert difference.marked == explanation(two_peaks()).peak
+
+
+def test_of_many_contrasts_three_are_shown_each_over_its_score() -> None:
+    names = ("blue", "black", "white", "green", "grey")
+    scores = {name: 0.01 * i for i, name in enumerate(names, 1)}
+    answer = replace(
+        explanation(two_peaks()),
+        contrasts=names,
+        similarities={"red": 0.3} | scores,
+        probabilities={"red": 0.85} | scores,
+    )
+    contrast = answer.tiles()[2]
+    assert contrast.caption == "blue\nblack\nwhite"
+    assert contrast.note == "cosine 0.010, p 0.01\ncosine 0.020, p 0.02\ncosine 0.030, p 0.03\nand 2 more"
+
+
+@pytest.mark.parametrize("alone", [False, True])
+def test_a_map_that_should_not_be_trusted_says_so_in_its_last_tile(alone: bool) -> None:
+    answer = explanation(-np.abs(two_peaks()))
+    if alone:
+        answer = replace(
+            answer, contrasts=(), contrast_grid=None, similarities={"red": 0.3}, probabilities={"red": 1.0}
+        )
+    last = answer.tiles()[-1]
+    assert last.warning
+    assert (last.note if alone else last.caption) == answer.caution == "nothing in the image speaks for the target"
+    assert last.caption == "red" or not alone
+    assert not any(tile.warning for tile in answer.tiles()[:-1])

@@ -1,9 +1,7 @@
-"""Runs over data sets: killed and resumed to the same bytes; data sets as they come; pictures; trait tables."""
+"""Runs over data sets: killed and resumed to the same bytes; their pictures."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
 import re
@@ -11,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
@@ -26,12 +24,11 @@ from finercam_clip.aviary import world
 from finercam_clip.aviary.demo import BIRD
 from finercam_clip.cli import main
 from finercam_clip.concepts.vocabulary import spoken
-from finercam_clip.datasets import check, open_dataset
+from finercam_clip.datasets import open_dataset
 from finercam_clip.explainer import Explainer
 from finercam_clip.gallery import visualize
 from finercam_clip.models import load
 from finercam_clip.runs import generate, geometry_in, read_manifest, read_maps
-from finercam_clip.traits import read_traits
 
 CLASSES = (
     "a_bird_with_a_red_crown",
@@ -218,70 +215,6 @@ def test_a_classifier_over_folders_named_loosely(tmp_path: Path, capsys: pytest.
     assert "no class 'Tigr cat'" in capsys.readouterr().err
 
 
-# ----------------------------------------------------------------------------------------------------------- data sets
-
-
-def test_a_folder_by_class_and_its_report(birds: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    dataset = open_dataset(birds)
-    assert dataset.classes == tuple(sorted(CLASSES))
-    assert {item.split for item in dataset.items} == {"train", "test"}
-    report = check(dataset)
-    assert [name.split("/")[-1] for name in report.unreadable] == ["empty.jpg", "broken.jpg"]
-    assert main(["dataset", "check", str(birds)]) == 1
-    out = capsys.readouterr().out
-    assert "broken.jpg: is not an image" in out
-    assert "kaggle datasets download" in out
-    with pytest.raises(InputError, match=r"no split 'val'.*test, train"):
-        dataset.split("val")
-
-
-def test_cub_as_it_comes(tmp_path: Path) -> None:
-    root = tmp_path / "CUB_200_2011"
-    for name in ("images/001.Black_footed_Albatross", "parts", "attributes"):
-        (root / name).mkdir(parents=True)
-    names = ["001.Black_footed_Albatross/a.jpg", "001.Black_footed_Albatross/b.jpg"]
-    Image.fromarray(data.chelsea()).save(root / "images" / names[0])
-    (root / "images.txt").write_text(f"1 {names[0]}\n2 {names[1]}\n")
-    (root / "classes.txt").write_text("1 001.Black_footed_Albatross\n2 002.Laysan_Albatross\n")
-    (root / "image_class_labels.txt").write_text("1 1\n2 1\n")
-    (root / "train_test_split.txt").write_text("1 1\n2 0\n")
-    (root / "parts" / "parts.txt").write_text("1 back\n2 left wing\n")
-    (root / "parts" / "part_locs.txt").write_text("1 1 10.0 20.5 1\n1 2 0.0 0.0 0\n")
-    (tmp_path / "attributes.txt").write_text("1 has_bill_shape::curved\n2 has_crown_color::red\n")
-    (root / "attributes" / "image_attribute_labels.txt").write_text("1 1 0 3 1.0\n1 2 1 4 0 0 1.2\n")
-    for source in (tmp_path, root):
-        dataset = open_dataset(source)
-        assert dataset.kind == "CUB-200-2011"
-        assert [item.split for item in dataset.items] == ["train", "test"]
-        assert dataset.parts == {names[0]: {"back": (10.0, 20.5)}}
-        assert dataset.attributes == {names[0]: ("has_crown_color::red",)}
-    report = check(dataset)
-    assert report.missing == (names[1],)
-    assert report.empty == ("002.Laysan_Albatross",)
-    assert "data.caltech.edu" in "\n".join(report.lines())
-    (root / "image_class_labels.txt").write_text("1 1\n")
-    with pytest.raises(InputError, match="no class for image 2"):
-        open_dataset(root)
-
-
-def test_a_list_of_images_has_the_folders_as_classes(birds: Path, tmp_path: Path) -> None:
-    paths = sorted(birds.glob("train/*/*.png"))
-    (tmp_path / "list.txt").write_text("# some\n" + "\n".join(str(path) for path in paths))
-    dataset = open_dataset(tmp_path / "list.txt")
-    assert [item.target for item in dataset.items] == [path.parent.name for path in paths]
-    assert len({item.name for item in dataset.items}) == 4
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [("a,b\n1,2\n", "image,target,contrasts"), ("image,target\nx.jpg,\n", "line 2"), ("image,target\n", "no images")],
-)
-def test_a_wrong_table_is_one_line(text: str, said: str, tmp_path: Path) -> None:
-    (tmp_path / "q.csv").write_text(text)
-    with pytest.raises(InputError, match=said):
-        open_dataset(tmp_path / "q.csv")
-
-
 # ------------------------------------------------------------------------------------------------------------- gallery
 
 
@@ -329,73 +262,3 @@ def test_a_vocabulary_may_be_a_folder_by_class(birds: Path, bundled: Explainer) 
     assert spoken("001.Black_footed_Albatross") == "Black footed Albatross"
     found = bundled.explain(data.chelsea(), "a bird with a red crown", 3, vocabulary=birds)
     assert set(found.contrasts) == {name.replace("_", " ") for name in CLASSES} - {found.target}
-
-
-# -------------------------------------------------------------------------------------------------------------- traits
-
-
-@pytest.fixture
-def run_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
-    monkeypatch.chdir(tmp_path)
-    return lambda *arguments: main([str(argument) for argument in arguments])
-
-
-def test_a_trait_table_has_the_numbers_of_explain(
-    run_here: Callable[..., int], birds: Path, tmp_path: Path, bundled: Explainer
-) -> None:
-    assert run_here("explain", birds / "test", "--concepts", "birds-traits", "--output", "t.png") == 1
-    rows = list(csv.DictReader(io.StringIO((tmp_path / "t.csv").read_text())))
-    assert len(rows) == 8
-    traits = read_traits("birds-traits")
-    assert list(rows[0]) == ["image", *(f"{t.name} {part}" for t in traits for part in ("score", "p", "peak", "box"))]
-    for row in rows[:2]:
-        image = bundled.encode(birds / "test" / row["image"])
-        for trait in traits:
-            found = image.explain(trait.target, list(trait.contrasts))
-            assert float(row[f"{trait.name} score"]) == pytest.approx(found.similarities[found.target], abs=1e-3)
-            assert float(row[f"{trait.name} p"]) == pytest.approx(found.probabilities[found.target], abs=1e-2)
-            peak = row[f"{trait.name} peak"]
-            assert (tuple(int(v) for v in peak.split()) or None) == found.peak
-    assert Image.open(tmp_path / "t.png").width > 6 * 180
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("red crown: {target: x, colour: y}", "the trait 'red crown'"),
-        ("red crown: [1, 2]", "the trait 'red crown'"),
-        ("{", "cannot be read as YAML"),
-        ("", "holds no traits"),
-        ("!!python/object/apply:os.system ['true']", "cannot be read as YAML"),
-    ],
-)
-def test_wrong_traits_are_one_line(
-    text: str, said: str, run_here: Callable[..., int], birds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "t.yaml").write_text(text)
-    assert run_here("explain", birds, "--concepts", "t.yaml") == 2
-    err = capsys.readouterr().err
-    assert said in err
-    assert len(err.splitlines()) == 1
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["t.yaml"]
-
-
-def test_a_trait_table_may_be_named_by_its_csv_but_not_as_its_own_list(
-    run_here: Callable[..., int], birds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run_here("explain", birds / "test", "--concepts", "birds-traits", "--output", "t.csv") == 1
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["t.csv", "t.png"]
-    image = next((birds / "test").rglob("*.jpg"))
-    listed = f"image\n{image}\n"
-    (tmp_path / "list.csv").write_text(listed)
-    assert run_here("explain", "list.csv", "--concepts", "birds-traits", "--output", "list.png") == 2
-    assert "the list itself" in capsys.readouterr().err
-    assert (tmp_path / "list.csv").read_text() == listed
-    assert run_here("explain", birds, "--concepts", "bird-traits") == 2
-    assert "birds-traits" in capsys.readouterr().err  # the name that was meant
-
-
-def test_traits_may_be_a_plain_list(tmp_path: Path) -> None:
-    (tmp_path / "t.txt").write_text("a red crown\na blue crown\n")
-    (tmp_path / "t.yaml").write_text("- a red crown\n- a blue crown\n")
-    assert read_traits(tmp_path / "t.txt") == read_traits(tmp_path / "t.yaml")

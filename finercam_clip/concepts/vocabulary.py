@@ -10,7 +10,7 @@ from finercam_clip.errors import InputError
 
 # In a checkout the files lie in the top-level folder prompts/, in an installed package beside this one.
 _FOLDERS = (Path(__file__).parents[1] / "prompt_files", Path(__file__).parents[2] / "prompts")
-_SPLITS = ("train", "test", "valid", "val")
+SPLITS = ("train", "test", "valid", "val")
 
 
 def prompt_files(kind: str = ".txt") -> dict[str, Path]:
@@ -72,7 +72,7 @@ def folder_names(folder: str | Path) -> list[str]:
         InputError: There are none.
     """
     folder = Path(folder)
-    split = next((folder / name for name in _SPLITS if (folder / name).is_dir()), folder)
+    split = next((folder / name for name in SPLITS if (folder / name).is_dir()), folder)
     names = sorted(path.name for path in split.iterdir() if path.is_dir() and not path.name.startswith("."))
     if not names:
         raise InputError(f"{split} holds no folders to take class names from")

@@ -1,0 +1,313 @@
+"""Data sets as they come: folders, CUB-200-2011, lists and tables; and the report about them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from finercam_clip import InputError, progress
+from finercam_clip.cli import main
+from finercam_clip.datasets import DOWNLOADS, DataSet, Item, Report, check, open_dataset
+
+
+def draw(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (8, 6), (200, 30, 30)).save(path)
+    return path
+
+
+@pytest.fixture
+def birds(tmp_path: Path) -> Path:
+    """A folder of images by class in two splits, with two files that are no images."""
+    root = tmp_path / "birds"
+    for name in ("train/a_red_crown/1.png", "train/a_blue_crown/2.png", "test/a_red_crown/3.png"):
+        draw(root / name)
+    (root / "test" / "a_red_crown" / "broken.jpg").write_bytes(b"no image")
+    (root / "test" / "a_blue_crown").mkdir()
+    (root / "test" / "a_blue_crown" / "empty.jpg").touch()
+    return root
+
+
+# -------------------------------------------------------------------------------------------------------------- folders
+
+
+def test_a_folder_by_class_has_the_folders_as_classes(birds: Path) -> None:
+    dataset = open_dataset(birds)
+    assert dataset.classes == ("a_blue_crown", "a_red_crown")
+    assert dataset.kind == "images by class, splits train, test"
+    assert [(item.name, item.target, item.split) for item in dataset.items] == [
+        ("train/a_blue_crown/2.png", "a_blue_crown", "train"),
+        ("train/a_red_crown/1.png", "a_red_crown", "train"),
+        ("test/a_blue_crown/empty.jpg", "a_blue_crown", "test"),
+        ("test/a_red_crown/3.png", "a_red_crown", "test"),
+        ("test/a_red_crown/broken.jpg", "a_red_crown", "test"),
+    ]
+    assert all(item.path == birds / item.name and item.contrasts is None for item in dataset.items)
+
+
+def test_one_split_is_asked_for_by_its_name(birds: Path) -> None:
+    dataset = open_dataset(birds)
+    assert [item.name[:5] for item in dataset.split("train").items] == ["train", "train"]
+    assert dataset.split("train").classes == dataset.classes
+    assert dataset.split(None) == dataset
+    with pytest.raises(InputError, match=r"no split 'val'.*test, train"):
+        dataset.split("val")
+    with pytest.raises(InputError, match=r"no split 'test'; its splits: none"):
+        open_dataset(birds / "train").split("test")
+
+
+@pytest.mark.parametrize("split", ["train", "test", "valid", "val"])
+def test_a_split_may_have_any_of_its_usual_names(tmp_path: Path, split: str) -> None:
+    draw(tmp_path / split / "a_red_crown" / "1.png")
+    draw(tmp_path / "notes" / "2.png")  # beside the splits, so of none
+    assert [(item.target, item.split) for item in open_dataset(tmp_path).items] == [("a_red_crown", split)]
+
+
+def test_a_folder_without_classes_has_no_targets(tmp_path: Path) -> None:
+    for name in ("b.PNG", "a.jpeg", "c.webp"):
+        draw(tmp_path / name)
+    (tmp_path / "notes.txt").write_text("no image")
+    dataset = open_dataset(str(tmp_path))
+    assert [(item.name, item.target) for item in dataset.items] == [("a.jpeg", None), ("b.PNG", None), ("c.webp", None)]
+    assert dataset.classes == ()
+    assert dataset.root == tmp_path
+
+
+def test_what_is_hidden_is_left_out(tmp_path: Path) -> None:
+    for name in ("red/1.png", "red/.2.png", ".trash/3.png", "red/.thumbnails/4.png", "red/deeper/5.png"):
+        draw(tmp_path / name)
+    dataset = open_dataset(tmp_path)
+    assert [(item.name, item.target) for item in dataset.items] == [("red/1.png", "red"), ("red/deeper/5.png", "red")]
+    assert dataset.classes == ("red",)
+
+
+@pytest.mark.parametrize("source", ["nowhere", "empty"])
+def test_where_there_are_no_images_the_error_says_how_to_download_some(tmp_path: Path, source: str) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError) as caught:
+        open_dataset(tmp_path / source)
+    assert str(tmp_path / source) in str(caught.value)
+    assert all(command in str(caught.value) for command in DOWNLOADS.values())
+
+
+# --------------------------------------------------------------------------------------------------------- CUB-200-2011
+
+
+@pytest.fixture
+def cub(tmp_path: Path) -> Path:
+    """The layout of the archive: two images, one of them missing, and two classes, one of them empty."""
+    root = tmp_path / "CUB_200_2011"
+    for name in ("parts", "attributes"):
+        (root / name).mkdir(parents=True)
+    names = ["001.Black_footed_Albatross/a.jpg", "001.Black_footed_Albatross/b.jpg"]
+    draw(root / "images" / names[0])
+    (root / "images.txt").write_text(f"1 {names[0]}\n2 {names[1]}\n")
+    (root / "classes.txt").write_text("1 001.Black_footed_Albatross\n2 002.Laysan_Albatross\n")
+    (root / "image_class_labels.txt").write_text("1 1\n2 1\n")
+    (root / "train_test_split.txt").write_text("1 1\n2 0\n")
+    (root / "parts" / "parts.txt").write_text("1 back\n2 left wing\n")
+    (root / "parts" / "part_locs.txt").write_text("1 1 10.0 20.5 1\n1 2 0.0 0.0 0\n2 2 3.0 4.0 1\n")
+    (tmp_path / "attributes.txt").write_text("1 has_bill_shape::curved\n2 has_crown_color::red\n")
+    (root / "attributes" / "image_attribute_labels.txt").write_text("1 1 0 3 1.0\n1 2 1 4 0 0 1.2\n")
+    return root
+
+
+@pytest.mark.parametrize("inner", [True, False], ids=["its folder", "the folder that it was unpacked in"])
+def test_cub_in_its_original_layout(cub: Path, inner: bool) -> None:
+    dataset = open_dataset(cub if inner else cub.parent)
+    names = ["001.Black_footed_Albatross/a.jpg", "001.Black_footed_Albatross/b.jpg"]
+    assert dataset.kind == "CUB-200-2011"
+    assert dataset.classes == ("001.Black_footed_Albatross", "002.Laysan_Albatross")
+    assert [(item.path, item.name) for item in dataset.items] == [(cub / "images" / name, name) for name in names]
+    assert [item.split for item in dataset.items] == ["train", "test"]
+    assert {item.target for item in dataset.items} == {"001.Black_footed_Albatross"}
+    assert dataset.parts == {names[0]: {"back": (10.0, 20.5)}, names[1]: {"left wing": (3.0, 4.0)}}
+    assert dataset.attributes == {names[0]: ("has_crown_color::red",)}
+
+
+@pytest.mark.parametrize("place", ["attributes.txt", "../attributes.txt", "attributes/attributes.txt"])
+def test_cubs_list_of_attributes_may_lie_beside_its_folder_or_in_it(cub: Path, place: str) -> None:
+    text = (cub.parent / "attributes.txt").read_text()
+    (cub.parent / "attributes.txt").unlink()
+    assert open_dataset(cub).attributes == {}
+    (cub / place).write_text(text)
+    assert list(open_dataset(cub).attributes.values()) == [("has_crown_color::red",)]
+
+
+def test_cub_needs_neither_parts_nor_attributes_nor_splits(cub: Path) -> None:
+    for name in ("train_test_split.txt", "parts/parts.txt", "attributes/image_attribute_labels.txt"):
+        (cub / name).unlink()
+    dataset = open_dataset(cub)
+    assert (dataset.parts, dataset.attributes, {item.split for item in dataset.items}) == ({}, {}, {""})
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("1 1\n", "has no class for image 2"),
+        ("1 1\n2 3\n", "has no class for image 2"),
+        ("1 1\n2\n", "line 2: '2' has"),
+    ],
+)
+def test_a_cub_file_that_is_cut_short_is_one_line(cub: Path, text: str, message: str) -> None:
+    (cub / "image_class_labels.txt").write_text(text)
+    with pytest.raises(InputError, match=message) as caught:
+        open_dataset(cub)
+    assert str(cub / "image_class_labels.txt") in str(caught.value)
+
+
+# ---------------------------------------------------------------------------------------------------- lists and tables
+
+
+def test_a_list_of_images_has_the_folders_as_classes(birds: Path, tmp_path: Path) -> None:
+    paths = sorted(birds.glob("train/*/*.png"))
+    (tmp_path / "list.txt").write_text("# some\n\n" + "\n".join(str(path) for path in paths))
+    dataset = open_dataset(tmp_path / "list.txt")
+    assert [item.target for item in dataset.items] == [path.parent.name for path in paths] == [*dataset.classes]
+    assert [item.path for item in dataset.items] == paths
+    assert [item.name for item in dataset.items] == [path.relative_to(tmp_path).as_posix() for path in paths]
+    assert dataset.root == tmp_path
+
+
+def test_names_in_a_list_are_relative_to_the_list_or_else_to_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    near, far = draw(tmp_path / "lists" / "red" / "1.png"), draw(tmp_path / "work" / "red" / "2.png")
+    draw(tmp_path / "work" / "red" / "1.png")  # the one beside the list goes before
+    (near.parents[1] / "list.txt").write_text("red/1.png\nred/2.png\nred/3.png\n")
+    monkeypatch.chdir(far.parents[1])
+    dataset = open_dataset(near.parents[1] / "list.txt")
+    assert [item.path.resolve() for item in dataset.items[:2]] == [near, far]
+    assert [item.name for item in dataset.items] == ["red/1.png", "red/2.png", "red/3.png"]
+    assert check(dataset).missing == ("red/3.png",)
+
+
+def test_a_table_has_a_question_per_row(tmp_path: Path) -> None:
+    draw(tmp_path / "x.png")
+    text = (
+        "Image, Target ,contrasts\nx.png,a red crown,a blue crown | a green crown|\n"
+        'x.png,"a red, long tail",\ny.png,a red crown\n'
+    )
+    (tmp_path / "q.csv").write_text(text, encoding="utf-8-sig")  # as spreadsheets write it
+    dataset = open_dataset(tmp_path / "q.csv")
+    assert dataset.items == (
+        Item(tmp_path / "x.png", "x.png", "a red crown", ("a blue crown", "a green crown")),
+        Item(tmp_path / "x.png", "x.png~2", "a red, long tail"),
+        Item(tmp_path / "y.png", "y.png", "a red crown"),
+    )
+    assert dataset.classes == ("a red crown", "a red, long tail")
+    assert dataset.kind == "table of questions"
+
+
+def test_a_table_needs_no_column_of_contrasts(tmp_path: Path) -> None:
+    (tmp_path / "q.csv").write_text("image,target\nx.png,a red crown\n")
+    assert open_dataset(tmp_path / "q.csv").items == (Item(tmp_path / "x.png", "x.png", "a red crown"),)
+
+
+def test_an_image_that_is_asked_about_again_gets_another_name(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("red/1.png\nred/2.png\nred/1.png\nred/1.png\n")
+    names = [item.name for item in open_dataset(tmp_path / "list.txt").items]
+    assert names == ["red/1.png", "red/2.png", "red/1.png~2", "red/1.png~3"]
+
+
+def test_a_name_never_leads_out_of_its_data_set(tmp_path: Path) -> None:
+    draw(tmp_path / "red" / "1.png")
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists" / "list.txt").write_text(f"{tmp_path}/red/1.png\n../red/1.png\n../../1.png\n/1.png\n")
+    names = [item.name for item in open_dataset(tmp_path / "lists" / "list.txt").items]
+    assert names[:2] == ["red/1.png", "red/1.png~2"]
+    assert len(set(names)) == 4
+    assert not any(name.startswith("/") or ".." in name for name in names)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a,b\n1,2\n", "image,target,contrasts"),
+        ("image,target\nx.jpg,\n", "line 2: every row needs"),
+        ("image,target\nx.jpg,red\n,red\n", "line 3: every row needs"),
+        ("image,target\n", "holds no images"),
+        ("", "image,target,contrasts"),
+    ],
+)
+def test_a_wrong_table_is_one_line(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "q.csv").write_text(text)
+    with pytest.raises(InputError, match=message) as caught:
+        open_dataset(tmp_path / "q.csv")
+    assert str(tmp_path / "q.csv") in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["q.csv", "list.txt"])
+def test_a_list_that_is_no_text_is_an_error(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match="cannot be read as UTF-8 text"):
+        open_dataset(tmp_path / name)
+
+
+# --------------------------------------------------------------------------------------------------------------- report
+
+
+def test_a_complete_data_set_says_so(birds: Path) -> None:
+    report = check(open_dataset(birds).split("train"))
+    assert report.complete
+    assert report.lines() == [
+        f"{birds}: images by class, splits train, test",
+        "images       2",
+        "  train      2",
+        "classes      2, 1 to 1 images each",
+        "complete",
+    ]
+
+
+def test_a_report_names_what_cannot_be_read_and_why(birds: Path) -> None:
+    report = check(open_dataset(birds))
+    assert not report.complete
+    assert report.unreadable == {
+        "test/a_blue_crown/empty.jpg": "is empty (0 bytes)",
+        "test/a_red_crown/broken.jpg": "is not an image that Pillow can read",
+    }
+    assert (report.missing, report.empty) == ((), ())
+
+
+def test_a_report_names_missing_images_and_empty_classes_and_how_to_download_the_set(cub: Path) -> None:
+    report = check(open_dataset(cub))
+    assert report.missing == ("001.Black_footed_Albatross/b.jpg",)
+    assert report.empty == ("002.Laysan_Albatross",)
+    assert report.unreadable == {}
+    lines = report.lines()
+    assert "parts        of 2 images" in lines
+    assert "attributes   of 1 images" in lines
+    assert "missing      001.Black_footed_Albatross/b.jpg" in lines
+    assert "empty class  002.Laysan_Albatross" in lines
+    assert [line for line in lines if "download" in line] == [f"download     CUB-200-2011: {DOWNLOADS['CUB-200-2011']}"]
+    assert lines[-1] == "not complete"
+
+
+def test_a_report_shows_so_many_names_of_each_kind_of_trouble() -> None:
+    names = tuple(f"{i}.png" for i in range(1025))
+    dataset = DataSet(Path("photos"), "list of images", tuple(Item(Path(name), name) for name in names))
+    lines = Report(dataset, names, dict.fromkeys(names[:3], "why"), ()).lines(limit=5)
+    assert [line for line in lines if line.startswith("missing")] == [
+        *(f"missing      {name}" for name in names[:5]),
+        "missing      and 1,020 more",
+    ]
+    assert [line for line in lines if line.startswith("unreadable")] == [f"unreadable   {i}.png: why" for i in range(3)]
+
+
+def test_checking_counts_every_image_at_a_terminal(birds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    each, totals = progress.each, []
+    monkeypatch.setattr(progress, "each", lambda items, name: totals.append(len(items)) or each(items, name))
+    check(open_dataset(birds))
+    assert totals == [5]
+
+
+def test_the_command_prints_the_report(birds: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["dataset", "check", str(birds / "train")]) == 0
+    assert capsys.readouterr().out.endswith("\ncomplete\n")
+    assert main(["dataset", "check", str(birds)]) == 1
+    out, err = capsys.readouterr()
+    assert "broken.jpg: is not an image" in out
+    assert "kaggle datasets download" in out
+    assert err == ""

@@ -1,0 +1,99 @@
+"""Tables of traits: images by concepts."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from finercam_clip.aviary import world
+from finercam_clip.aviary.demo import BIRD
+from finercam_clip.cli import main
+from finercam_clip.explainer import Explainer
+from finercam_clip.traits import read_traits
+
+
+@pytest.fixture(scope="module")
+def birds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three drawn birds, and a file that is no image."""
+    root = tmp_path_factory.mktemp("birds")
+    for i in range(3):
+        Image.fromarray(world.draw(BIRD, i, size=112).image).save(root / f"{i}.png")
+    (root / "broken.jpg").write_bytes(b"no image")
+    return root
+
+
+@pytest.fixture
+def run_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    monkeypatch.chdir(tmp_path)
+    return lambda *arguments: main([str(argument) for argument in arguments])
+
+
+def test_a_trait_table_has_the_numbers_of_explain(
+    run_here: Callable[..., int], birds: Path, tmp_path: Path, bundled: Explainer
+) -> None:
+    assert run_here("explain", birds, "--concepts", "birds-traits", "--output", "t.png") == 1
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "t.csv").read_text())))
+    assert len(rows) == 3
+    traits = read_traits("birds-traits")
+    assert list(rows[0]) == ["image", *(f"{t.name} {part}" for t in traits for part in ("score", "p", "peak", "box"))]
+    for row in rows[:2]:
+        image = bundled.encode(birds / row["image"])
+        for trait in traits:
+            explanation = image.explain(trait.target, list(trait.contrasts))
+            assert float(row[f"{trait.name} score"]) == pytest.approx(explanation.similarities[trait.target], abs=1e-3)
+            assert float(row[f"{trait.name} p"]) == pytest.approx(explanation.probabilities[trait.target], abs=1e-2)
+            peak = row[f"{trait.name} peak"]
+            assert (tuple(int(v) for v in peak.split()) or None) == explanation.peak
+    assert Image.open(tmp_path / "t.png").width > 6 * 180
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("red crown: {target: x, colour: y}", "the trait 'red crown'"),
+        ("red crown: [1, 2]", "the trait 'red crown'"),
+        ("{", "cannot be read as YAML"),
+        ("", "holds no traits"),
+        ("!!python/object/apply:os.system ['true']", "cannot be read as YAML"),
+    ],
+)
+def test_wrong_traits_are_one_line(
+    text: str,
+    message: str,
+    run_here: Callable[..., int],
+    birds: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "t.yaml").write_text(text)
+    assert run_here("explain", birds, "--concepts", "t.yaml") == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert len(err.splitlines()) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["t.yaml"]
+
+
+def test_a_trait_table_may_be_named_by_its_csv_but_not_as_its_own_list(
+    run_here: Callable[..., int], birds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_here("explain", birds, "--concepts", "birds-traits", "--output", "t.csv") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["t.csv", "t.png"]
+    image = birds / "0.png"
+    listed = f"image\n{image}\n"
+    (tmp_path / "list.csv").write_text(listed)
+    assert run_here("explain", "list.csv", "--concepts", "birds-traits", "--output", "list.png") == 2
+    assert "the list itself" in capsys.readouterr().err
+    assert (tmp_path / "list.csv").read_text() == listed
+    assert run_here("explain", birds, "--concepts", "bird-traits") == 2
+    assert "birds-traits" in capsys.readouterr().err  # the name that was meant
+
+
+def test_traits_may_be_a_plain_list(tmp_path: Path) -> None:
+    (tmp_path / "t.txt").write_text("a red crown\na blue crown\n")
+    (tmp_path / "t.yaml").write_text("- a red crown\n- a blue crown\n")
+    assert read_traits(tmp_path / "t.txt") == read_traits(tmp_path / "t.yaml")
