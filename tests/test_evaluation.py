@@ -74,16 +74,16 @@ def test_energy_is_the_share_of_the_heat_on_the_answer() -> None:
 
 
 def test_the_interval_of_a_mean_is_scipys_and_the_normal_approximation() -> None:
-    """The ends of 1,000 resamples scatter by about 0.1 standard errors."""
+    """The ends of 1,000 resamples scatter by less than 0.1 standard errors; a 90 % interval would be off by 0.3."""
     values = np.random.default_rng(3).gamma(2.0, size=400)
     value, low, high = intervals.bootstrap(intervals.mean, values)
     error = values.std() / np.sqrt(len(values))
     assert value == values.mean()
-    assert [(low - value) / error, (high - value) / error] == pytest.approx([-1.96, 1.96], abs=0.4)
+    assert [(low - value) / error, (high - value) / error] == pytest.approx([-1.96, 1.96], abs=0.25)
     theirs = stats.bootstrap(
         (values,), np.mean, method="percentile", n_resamples=5000, random_state=np.random.default_rng(4)
     ).confidence_interval
-    assert [low, high] == pytest.approx([theirs.low, theirs.high], abs=0.4 * error)
+    assert [low, high] == pytest.approx([theirs.low, theirs.high], abs=0.25 * error)
 
 
 def test_the_interval_of_a_mean_covers_the_truth_95_times_in_100() -> None:
