@@ -430,11 +430,11 @@ def _bench(arguments: argparse.Namespace) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    from finercam_clip.aviary import benchmark, sanity
+    from finercam_clip.aviary import benchmark, questions, sanity
     from finercam_clip.methods import METHODS
     from finercam_clip.options import PRESETS
 
-    asked = {"seed": arguments.seed, "progress": _say}
+    asked = {"seed": arguments.seed}
     if arguments.questions is not None:
         asked["questions"] = arguments.questions
     explainer = _load(arguments)
@@ -444,7 +444,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     else:
         found = benchmark.evaluate(
             explainer,
-            kinds=arguments.kind or list(benchmark.KINDS),
+            kinds=arguments.kind or list(questions.KINDS),
             methods=[*METHODS, *PRESETS] if "all" in (arguments.method or []) else arguments.method or _EVALUATED,
             objectives=arguments.objective or ["similarity", "finer"],
             **asked,

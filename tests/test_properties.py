@@ -18,7 +18,8 @@ from skimage import data
 
 import finercam_clip
 from finercam_clip import InputError, Options
-from finercam_clip.aviary import benchmark, demo
+from finercam_clip.aviary import demo
+from finercam_clip.evaluation.metrics import distance_to
 from finercam_clip.explainer import Explainer, ImageEncoding
 from finercam_clip.objectives import unit_norm
 from finercam_clip.options import Pooling
@@ -259,7 +260,7 @@ def test_the_map_lands_on_the_bird_in_wide_and_tall_pictures(bundled: Explainer,
     picture[y : y + size, x : x + size] = scene.image
     peak = bundled.explain(picture, RED, [BLUE]).peak
     assert peak is not None
-    off = benchmark._distance(scene.masks[0]["crown"], (peak[0] - x, peak[1] - y))
+    off = distance_to(scene.masks[0]["crown"], (peak[0] - x, peak[1] - y))
     assert off <= size / 20 / 2  # half a cell: the grid lies elsewhere on the bird than in the picture by itself
 
 

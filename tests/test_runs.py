@@ -20,7 +20,7 @@ from skimage import data
 
 import finercam_clip.models
 from finercam_clip import InputError
-from finercam_clip.aviary import world
+from finercam_clip.aviary import drawing
 from finercam_clip.aviary.demo import BIRD
 from finercam_clip.cli import main
 from finercam_clip.concepts.vocabulary import spoken
@@ -52,7 +52,7 @@ def birds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for i in range(12):
         folder = root / ("train" if i < 4 else "test") / CLASSES[i % 4]
         folder.mkdir(parents=True, exist_ok=True)
-        scene = world.draw(BIRD, i, size=112)
+        scene = drawing.draw(BIRD, i, size=112)
         Image.fromarray(scene.image).save(folder / f"{i:05}.png")
     (root / "test" / CLASSES[0] / "broken.jpg").write_bytes(b"no image")
     (root / "test" / CLASSES[1] / "empty.jpg").touch()

@@ -1,4 +1,7 @@
-"""The demo: a bundled picture whose answer is known to the pixel, and the bundled model's answer to it."""
+"""The demo: the bundled model explains a bundled picture whose answer is known to the pixel.
+
+`python -m finercam_clip.aviary.demo` draws the bundled picture.
+"""
 
 from __future__ import annotations
 
@@ -6,26 +9,27 @@ from pathlib import Path
 
 from PIL import Image
 
-from finercam_clip.aviary import world
+from finercam_clip import progress
+from finercam_clip.aviary import drawing, world
 from finercam_clip.errors import InputError
 from finercam_clip.models import load
 from finercam_clip.render import check_output
 
 IMAGE = Path(__file__).parent / "demo.png"
-BIRD = world.Bird(
+BIRD = world.Bird(  # the colours of the parts, then patterns and shapes
     (
         *("red", "orange", "yellow", "white", "yellow", "brown", "blue", "pink", "black", "orange"),
         *("spotted", "striped", "hooked", "forked"),
     )
 )
-SEED, SIZE = 2126, 448
-SLOT, OTHER = "crown", "blue"
-SHARED = ("wing", "beak")  # what both texts name: the contrast must take it away
+SEED, SIZE = 2126, 448  # of the picture: what `drawing.draw` draws from, and pixels along each side
+SLOT, OTHER = "crown", "blue"  # where the two species differ, and what the contrast has there
+SHARED = ("wing", "beak")  # slots that both texts name: the contrast must take them away
 
 
-def demo_scene() -> world.Scene:
-    """The bird of the bundled picture, drawn anew: with its masks."""
-    return world.draw(BIRD, SEED, size=SIZE)
+def demo_scene() -> drawing.Scene:
+    """The bird of the bundled picture, drawn again so that its masks are known."""
+    return drawing.draw(BIRD, SEED, size=SIZE)
 
 
 def question() -> tuple[str, str]:
@@ -35,7 +39,13 @@ def question() -> tuple[str, str]:
 
 
 def demo(output: Path) -> list[str]:
-    """Explains the bundled picture, writes the panel to `output`, and says in a few lines what was asked and found.
+    """Explains the bundled picture and writes the panel.
+
+    Args:
+        output: The panel's file.
+
+    Returns:
+        A few lines that say what the question was and what the answer is.
 
     Raises:
         InputError: `output` cannot be written, or the map is hottest elsewhere than on the part that the texts name.
@@ -43,7 +53,9 @@ def demo(output: Path) -> list[str]:
     check_output(output)
     scene = demo_scene()
     target, contrast = question()
-    explanation = load().explain(IMAGE, target, [contrast])
+    with progress.waiting("loading the bundled model"):
+        explainer = load()
+    explanation = explainer.explain(IMAGE, target, [contrast])
     explanation.save(output)
     peak = explanation.peak
     if peak is None or not scene.masks[0][world.part_of(SLOT)][peak[1], peak[0]]:
@@ -58,5 +70,5 @@ def demo(output: Path) -> list[str]:
     ]
 
 
-if __name__ == "__main__":  # draws the bundled picture
+if __name__ == "__main__":
     Image.fromarray(demo_scene().image).save(IMAGE, optimize=True)

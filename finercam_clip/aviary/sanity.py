@@ -1,29 +1,42 @@
-"""Sanity checks: a map that survives random weights, or cannot tell equal from different, explains nothing.
+"""Sanity checks: do the maps depend on the weights, on the question and on the picture?
 
-After Adebayo et al., *Sanity Checks for Saliency Maps* (NeurIPS 2018), with two that only a drawn world allows.
+A map that survives random weights, or that cannot tell equal from different, explains nothing. The first check is that
+of Adebayo et al., *Sanity Checks for Saliency Maps* (NeurIPS 2018). The other two need a drawn world.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from scipy.stats import spearmanr
 from torch import nn
 
-from finercam_clip.aviary import world
-from finercam_clip.aviary.benchmark import SIZE, Question, make_question
+from finercam_clip import progress
+from finercam_clip.aviary import drawing, world
+from finercam_clip.aviary.questions import SIZE, BirdQuestion, make_question
 from finercam_clip.errors import InputError
 from finercam_clip.explainer import Explainer
 from finercam_clip.towers import tower_of
 
+Grid = NDArray[np.float32]  # signed map [h, w]
+
 
 @dataclass(frozen=True)
 class Check:
-    """One figure of one check. bound: what it must be below, or (`above`) above; None where only the trend matters."""
+    """One figure of one check.
+
+    Attributes:
+        check: What was done.
+        figure: What was measured.
+        value: The figure's value.
+        bound: What the value may reach at most, or with `above` must reach at least. None if only the trend matters.
+        above: Whether the bound is a lower one.
+    """
 
     check: str
     figure: str
@@ -33,46 +46,55 @@ class Check:
 
     @property
     def passed(self) -> bool:
+        """Whether the value is within the bound."""
         return self.bound is None or (self.value >= self.bound if self.above else self.value <= self.bound)
 
 
-def check_sanity(
-    explainer: Explainer, *, questions: int = 50, seed: int = 0, progress: Callable[[str], None] = lambda line: None
-) -> list[Check]:
-    """All checks, on `questions` held-out questions that name one part, with the default options.
+def check_sanity(explainer: Explainer, *, questions: int = 50, seed: int = 0) -> list[Check]:
+    """All checks with the default options, on held-out questions that name one part.
+
+    Args:
+        explainer: A CLIP with open_clip's own ViT.
+        questions: How many.
+        seed: The first question's; the others follow one by one.
 
     Raises:
-        InputError: no questions, or seeds that training draws from.
+        InputError: The number of questions is not positive, or training draws from one of the seeds.
     """
     if questions < 1:
         raise InputError(f"the number of questions is 1 or more, not {questions}")
-    asked = [make_question("attribute", seed + i) for i in range(questions)]
-    progress("random weights")
-    checks = list(_random_weights(explainer, asked))
-    progress("equal birds")
-    checks += _equal_birds(explainer, asked)
-    progress("colours permuted")
-    return checks + _permuted_colours(explainer, questions, seed)
+    birds = [make_question("attribute", seed + i) for i in range(questions)]
+    return [
+        *_random_weights(explainer, birds),
+        _equal_traits(explainer, birds),
+        *_permuted_colours(explainer, range(seed, seed + questions)),
+    ]
 
 
-def _random_weights(explainer: Explainer, asked: list[Question]) -> Iterator[Check]:
-    """Cascading randomisation: the image tower's layers lose their weights from the output down."""
+def _random_weights(explainer: Explainer, questions: Sequence[BirdQuestion]) -> list[Check]:
+    """Cascading randomisation: the layers of the image tower lose their weights one by one, the last layer first.
+
+    The maps must change on the way. At the end their rank correlation with the true ones may be 0.2 at most.
+    """
     own = explainer.loaded.tower
     visual = copy.deepcopy(own.visual)
-    broken = Explainer(replace(explainer.loaded, tower=tower_of(visual, own.size, unit_norm=own.unit_norm)))
-    before = [_grid(explainer, question) for question in asked]
+    broken = Explainer(replace(explainer.loaded, tower=tower_of(visual, own.size)))
+    before = [_grid(explainer, question) for question in questions]
     blocks = list(visual.transformer.resblocks)
     layers = [(f"block {i + 1}", block) for i, block in reversed(list(enumerate(blocks)))]
-    for name, layer in [*layers, ("patch embedding", visual.conv1)]:
+    first = visual.conv1
+    checks = []
+    for name, layer in progress.each([*layers, ("patch embedding", first)], "random weights", unit="layer"):
         reset(layer)
-        after = [_grid(broken, question) for question in asked]
-        value = float(np.mean([spearmanr(a, b, axis=None).statistic for a, b in zip(before, after, strict=True)]))
-        last = layer is visual.conv1
-        yield Check(f"random weights, output down to {name}", "rank correlation of maps", value, 0.2 if last else None)
+        after = [_grid(broken, question) for question in questions]
+        value = float(np.mean([_rank_correlation(a, b) for a, b in zip(before, after, strict=True)]))
+        bound = 0.2 if layer is first else None
+        checks.append(Check(f"random weights, output down to {name}", "rank correlation of maps", value, bound))
+    return checks
 
 
 def reset(layer: nn.Module) -> None:
-    """Puts the parameters of a layer back to fresh random ones: matrices N(0, 0.02), gains 1, offsets 0."""
+    """Gives the parameters of a layer fresh values: N(0, 0.02) to matrices, 1 to gains, 0 to biases."""
     torch.manual_seed(0)
     for name, parameter in layer.named_parameters():
         if parameter.ndim >= 2:
@@ -81,56 +103,65 @@ def reset(layer: nn.Module) -> None:
             nn.init.constant_(parameter, float(name.endswith("weight")))
 
 
-def _equal_birds(explainer: Explainer, asked: list[Question]) -> list[Check]:
-    """The same trait in other words as the contrast, gamma 1: nothing differs, the map is empty beside a real one."""
+def _equal_traits(explainer: Explainer, questions: Sequence[BirdQuestion]) -> Check:
+    """If the contrast says the same in other words and gamma is 1, the map must be faint beside a real contrast's."""
     ratios = []
-    for question in asked:
+    for question in progress.each(questions, "equal traits", unit="question"):
         encoding = explainer.encode(question.scene.image)
         same = question.target.removeprefix("a bird with ")
         empty, real = (encoding.explain(question.target, [text], gamma=1.0).grid for text in (same, question.contrast))
         ratios.append(float(np.abs(empty).max() / np.abs(real).max()))
-    return [
-        Check(
-            "the same trait in other words", "largest value / that of a real contrast", float(np.median(ratios)), 0.35
-        )
-    ]
+    return Check(
+        "the same trait in other words", "largest value / that of a real contrast", float(np.median(ratios)), 0.35
+    )
 
 
-def _permuted_colours(explainer: Explainer, questions: int, seed: int) -> list[Check]:
-    """Every bird again with its colours permuted: the answers permute with them, and the maps stay where they are."""
+def _permuted_colours(explainer: Explainer, seeds: range) -> list[Check]:
+    """If each bird is drawn again with its colours permuted, the answers must permute too and the maps must stay."""
     colours = list(world.COLOURS)
     followed, correlations = [], []
-    for i in range(questions):
-        rng = np.random.default_rng((seed + i, len(colours)))
+    for seed in progress.each(seeds, "colours permuted", unit="bird"):
+        rng = np.random.default_rng((seed, len(colours)))
         bird, part = world.sample_bird(rng), str(rng.choice(world.PARTS))
         renamed = dict(zip(colours, (str(colour) for colour in rng.permutation(colours)), strict=True))
         permuted = world.Bird(tuple(renamed.get(value, value) for value in bird.values))
         other = world.change_trait(bird, part, rng)[part]
-        grids = []
-        for shown, names in ((bird, {c: c for c in colours}), (permuted, renamed)):
-            encoding = explainer.encode(world.draw(shown, (seed + i, 0), size=SIZE).image)
-            target, contrast = (world.describe(((part, names[colour]),)) for colour in (bird[part], other))
-            explanation = encoding.explain(target, [contrast])
-            grids.append(explanation.grid)
-            found = explainer.embed([world.describe(((part, names[c]),)) for c in colours]) @ encoding.embedding
-            if shown is bird:
-                first = int(found.argmax())
-        followed.append(float(int(found.argmax()) == first))
-        correlations.append(spearmanr(*grids, axis=None).statistic)
+        plain_best, plain_grid = _best_text(explainer, bird, part, seed, colours, other)
+        names = [renamed[colour] for colour in colours]
+        best, grid = _best_text(explainer, permuted, part, seed, names, renamed[other])
+        followed.append(float(best == plain_best))
+        correlations.append(_rank_correlation(plain_grid, grid))
     return [
         Check("colours permuted", "answers that permute with them", float(np.mean(followed)), 0.9, above=True),
         Check("colours permuted", "rank correlation of maps", float(np.mean(correlations)), None),
     ]
 
 
-def _grid(explainer: Explainer, question: Question) -> np.ndarray:
+def _best_text(
+    explainer: Explainer, bird: world.Bird, part: str, seed: int, colours: Sequence[str], other: str
+) -> tuple[int, Grid]:
+    """The index of the colour that fits a part of a drawn bird best, and the map of its own colour against `other`."""
+    encoding = explainer.encode(drawing.draw(bird, (seed, 0), size=SIZE).image)
+    texts = [world.describe(((part, colour),)) for colour in colours]
+    target, contrast = (world.describe(((part, colour),)) for colour in (bird[part], other))
+    cosines = explainer.embed(texts) @ encoding.embedding
+    return int(cosines.argmax()), encoding.explain(target, [contrast]).grid
+
+
+def _grid(explainer: Explainer, question: BirdQuestion) -> Grid:
     return explainer.explain(question.scene.image, question.target, [question.contrast]).grid
 
 
-def format_table(checks: list[Check]) -> str:
+def _rank_correlation(one: Grid, other: Grid) -> float:
+    """Spearman's, over the cells of two maps."""
+    return float(spearmanr(one, other, axis=None).statistic)
+
+
+def format_table(checks: Sequence[Check]) -> str:
     """The checks as a Markdown table."""
     lines = ["| check | figure | value | must be | |", "|---|---|---:|---|---|"]
-    for c in checks:
-        bound = "" if c.bound is None else f"{'at least' if c.above else 'at most'} {c.bound:g}"
-        lines.append(f"| {c.check} | {c.figure} | {c.value:.3f} | {bound} | {'ok' if c.passed else 'FAILED'} |")
+    for check in checks:
+        bound = "" if check.bound is None else f"{'at least' if check.above else 'at most'} {check.bound:g}"
+        verdict = "ok" if check.passed else "FAILED"
+        lines.append(f"| {check.check} | {check.figure} | {check.value:.3f} | {bound} | {verdict} |")
     return "\n".join(lines)

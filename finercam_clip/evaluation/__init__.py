@@ -1,0 +1,1 @@
+"""How good maps and scores are, measured against a known answer."""
