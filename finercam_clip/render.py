@@ -36,8 +36,7 @@ class Tile:
     Attributes:
         image: The picture, uint8 [H, W, 3].
         title: What kind of picture it is.
-        caption: What it shows, in ink; on a sheet in grey, for there the title is in ink. Without a `note`, its lines
-            after the first are the note.
+        caption: What it shows, in ink; on a sheet in grey, for there the title is in ink.
         note: Scores and the like, in grey. Its lines follow those of the caption, one under each.
         marked: The pixel (x, y) of the image to put a ring around, or None.
         warning: Whether the note, or without one the caption, is a warning, in red.
@@ -175,8 +174,6 @@ def sheet(tiles: Sequence[Tile], columns: int, *, side: int = 180, title: str = 
 def _caption(tile: Tile, width: int, ink: Ink) -> list[tuple[str, Ink]]:
     """The lines of a tile's caption and note, none wider than `width` pixels, each with its ink."""
     caption, note = tile.caption.splitlines(), tile.note.splitlines()
-    if not note:
-        caption, note = caption[:1], caption[1:]
     inks = (ink, _FAINT)
     if tile.warning:
         inks = (ink if note else _WARNING, _WARNING)

@@ -193,7 +193,7 @@ def picture(table: Table) -> NDArray[np.uint8]:
             score = f"{cell.score:.2f}" if cell.probability is None else f"{cell.score:.2f}, p {cell.probability:.2f}"
             if cell.tile is not None:
                 caption = f"{score}: not there?" if cell.doubtful else score
-                tiles.append(render.Tile(cell.tile, trait.name, caption, warning=cell.doubtful))
+                tiles.append(render.Tile(cell.tile, trait.name, "", note=caption, warning=cell.doubtful))
     more = len(table.rows) - PICTURED
     title = f"the first {PICTURED} of {len(table.rows)} images" if more > 0 else f"{len(table.rows)} images"
     return render.sheet(tiles, 1 + len(table.traits), title=title)

@@ -9,8 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +16,6 @@ import pytest
 from PIL import Image
 from skimage import data
 
-import finercam_clip.models
 from finercam_clip import InputError
 from finercam_clip.aviary import drawing
 from finercam_clip.aviary.demo import BIRD
@@ -26,9 +23,8 @@ from finercam_clip.cli import main
 from finercam_clip.concepts.vocabulary import spoken
 from finercam_clip.datasets import open_dataset
 from finercam_clip.explainer import Explainer
-from finercam_clip.gallery import visualize
-from finercam_clip.models import load
 from finercam_clip.runs import generate, geometry_in, read_manifest, read_maps
+from finercam_clip.runs.gallery import visualize
 
 CLASSES = (
     "a_bird_with_a_red_crown",
@@ -36,13 +32,9 @@ CLASSES = (
     "a_bird_with_a_yellow_crown",
     "a_bird_with_a_red_tail",
 )
-_load_once = lru_cache(load)
 
 
-@pytest.fixture(autouse=True)
-def bundled_once(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(finercam_clip.models, "load", _load_once)
-    return
+pytestmark = pytest.mark.usefixtures("bundled_once")
 
 
 @pytest.fixture(scope="module")

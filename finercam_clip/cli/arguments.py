@@ -1,0 +1,130 @@
+"""What several commands share: the arguments of a question and of a model, and what is made of them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from typing import Any, Protocol
+
+import finercam_clip
+from finercam_clip import progress
+from finercam_clip.errors import InputError
+from finercam_clip.options import Options
+
+Run = Callable[[argparse.Namespace], int | None]  # a command: parsed arguments -> exit code, None for 0
+
+
+class AddCommand(Protocol):
+    """Adds one command to the parser and returns the command's own parser."""
+
+    def __call__(self, name: str, help: str, run: Run, *examples: str) -> argparse.ArgumentParser: ...
+
+
+def add_question_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the fields of `Options`. What `given_options` reads stands here."""
+    parser.add_argument(
+        "--vocabulary", help="take contrasts from it: a name in prompts/, a text file or a folder by class"
+    )
+    parser.add_argument("--similar-by", help="how they are chosen: by 'logits' on the image, or as 'concepts'")
+    parser.add_argument("--templates", help="ways to write a concept: a name in prompts/ or a text file")
+    parser.add_argument("--background", help="further contrasts, of scenery: a name in prompts/ or a text file")
+    parser.add_argument(
+        "--method", default=Options.method, help="how the map is made (%(default)s; finercam-clip methods lists all)"
+    )
+    parser.add_argument("--refine", help="what follows the method: 'affinity', as CLIP-ES")
+    parser.add_argument(
+        "--layer", type=_layer, action="append", help="target layer: an index (-1 is the last) or a name; repeatable"
+    )
+    parser.add_argument("--objective", help=f"what is explained ({Options.objective})")
+    parser.add_argument("--gamma", type=float, default=Options.gamma, help="comparison strength (%(default)s)")
+    parser.add_argument("--pooling", help=f"'model', 'token', or 'mean' as CLIP-ES ({Options.pooling})")
+    parser.add_argument(
+        "--image-size", type=_image_size, help="of the model's input: 448, 448x672 (height x width) or 'native'"
+    )
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds what `load_named` reads."""
+    parser.add_argument("--model", help="an open_clip architecture or hf-hub:org/repo (default: the bundled model)")
+    parser.add_argument("--pretrained", help="its tag, a checkpoint file, or 'random'")
+    parser.add_argument("--device", help="cuda, cpu, mps (default: CUDA where there is one)")
+    parser.add_argument("--precision", default="fp32", help="fp32, fp16, bf16 (%(default)s)")
+    parser.add_argument("--classifier", help="instead of a CLIP: 'photos', or a model of timm")
+    parser.add_argument(
+        "--head", "--classifier_path", help="its linear head, a file; without --classifier, on the paper's DINOv2"
+    )
+    parser.add_argument("--classes", help="the head's class names: a text file, or a folder of folders")
+
+
+def _image_size(text: str) -> int | tuple[int, int] | str:
+    if text == "native":
+        return text
+    height, *width = (int(side) for side in text.split("x"))
+    return (height, width[0]) if width else height
+
+
+def _layer(text: str) -> int | str:
+    return int(text) if text.lstrip("-").isdigit() else text
+
+
+def given_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The options that the arguments give, by their names in `Options`.
+
+    Raises:
+        InputError: The value of an option cannot be used.
+    """
+    from finercam_clip.question import resolve_options
+
+    options = {field.name: getattr(arguments, field.name) for field in fields(Options)}
+    if arguments.layer is not None:
+        options["layer"] = tuple(arguments.layer)
+    options = {name: value for name, value in options.items() if value is not None}
+    resolve_options(options)
+    return options
+
+
+def load_named(arguments: argparse.Namespace, classes: Sequence[str] = ()) -> finercam_clip.Explainer:
+    """Loads the model that the arguments name.
+
+    Args:
+        arguments: With what `add_model_arguments` adds.
+        classes: The classes of the data set. They name the rows of a --head that comes without --classes.
+
+    Raises:
+        InputError: The arguments contradict each other, or the model cannot be loaded.
+    """
+    if arguments.classifier or arguments.head:
+        if arguments.model:
+            raise InputError("give --model (a CLIP) or --classifier and --head, not both")
+        with progress.waiting(f"loading {arguments.classifier or 'DINOv2'}"):
+            return finercam_clip.load_classifier(
+                arguments.classifier,
+                arguments.head,
+                arguments.classes or (classes if arguments.head and classes else None),
+                pretrained=arguments.pretrained,
+                device=arguments.device,
+                precision=arguments.precision,
+            )
+    if arguments.classes:
+        raise InputError("--classes are of a --classifier or a --head; for CLIP there is --vocabulary")
+    with progress.waiting(f"loading {arguments.model or 'the bundled model'}"):
+        return finercam_clip.load(
+            arguments.model, arguments.pretrained, device=arguments.device, precision=arguments.precision
+        )
+
+
+def report_left_out(what: str, reasons: dict[str, str]) -> int:
+    """Prints one line on stderr for each thing that was left out.
+
+    Args:
+        what: What happened to them, such as "unreadable".
+        reasons: The name of each, with why it was left out.
+
+    Returns:
+        The exit code: 1 if anything was left out, else 0.
+    """
+    for reason in reasons.values():
+        print(f"finercam-clip: {what}: {' '.join(reason.split())}", file=sys.stderr)
+    return 1 if reasons else 0

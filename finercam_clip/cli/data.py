@@ -1,0 +1,117 @@
+"""The commands for data sets: `generate`, `visualize` and `dataset`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from finercam_clip.cli.arguments import (
+    AddCommand,
+    add_model_arguments,
+    add_question_arguments,
+    given_options,
+    load_named,
+    report_left_out,
+)
+from finercam_clip.errors import InputError
+
+
+def add_commands(add_command: AddCommand) -> None:
+    """Adds the commands of this module."""
+    _add_generate(add_command)
+    _add_visualize(add_command)
+    _add_dataset(add_command)
+
+
+def _add_generate(add_command: AddCommand) -> None:
+    command = add_command(
+        "generate",
+        "maps of a whole data set; stop it anywhere, and go on",
+        _generate,
+        "finercam-clip generate stanford_cars/test --head classifier_cars_DINO.pth --output run",
+    )
+    command.add_argument("dataset", nargs="?", type=Path, help="a folder, a list file, or a CSV of questions")
+    command.add_argument("--dataset_path", type=Path, help="the same")
+    command.add_argument("--output", "--save_path", type=Path, required=True, help="the run's folder")
+    command.add_argument("--split", help="only this part of the data set: train, test, ...")
+    command.add_argument("--target", help="one concept for all images, instead of each one's class")
+    command.add_argument("--contrast", action="append", help="what it is told apart from; repeat for several")
+    command.add_argument("--batch", type=int, default=16, help="images a forward pass (%(default)s)")
+    add_question_arguments(command)
+    add_model_arguments(command)
+
+
+def _generate(arguments: argparse.Namespace) -> int:
+    from finercam_clip.datasets import open_dataset
+    from finercam_clip.runs import generate
+
+    source = arguments.dataset or arguments.dataset_path
+    if source is None:
+        raise InputError("which data set? name a folder, a list file or a CSV of questions")
+    if arguments.batch < 1:
+        raise InputError(f"--batch is a number from 1 up, not {arguments.batch}")
+    if arguments.contrast and not arguments.target:
+        raise InputError("--contrast goes with --target; without them each image is asked about its own class")
+    dataset = open_dataset(source)
+    part, options = dataset.split(arguments.split), given_options(arguments)
+    summary = generate(
+        load_named(arguments, dataset.classes),
+        part,
+        arguments.output,
+        target=arguments.target,
+        contrasts=arguments.contrast,
+        **options,
+        batch=arguments.batch,
+    )
+    done = summary.images - len(summary.unreadable)
+    print(f"run       {arguments.output}: {done} of {summary.images} images, {summary.computed} computed now")
+    return report_left_out("unreadable", summary.unreadable)
+
+
+def _add_visualize(add_command: AddCommand) -> None:
+    command = add_command(
+        "visualize",
+        "pictures of a run: panels, contact sheets, a page that filters",
+        _visualize,
+        "finercam-clip visualize run",
+    )
+    command.add_argument("folder", nargs="?", type=Path, metavar="run", help="the folder that generate wrote")
+    command.add_argument("--cams_path", type=Path, help="the same")
+    command.add_argument("--output", "--save_path", type=Path, help="where to (RUN/pictures)")
+    command.add_argument("--dataset", "--dataset_path", type=Path, help="where the images lie now, if they were moved")
+    command.add_argument("--limit", type=int, help="only the first so many images")
+
+
+def _visualize(arguments: argparse.Namespace) -> int:
+    from finercam_clip.runs.gallery import visualize
+
+    run = arguments.folder or arguments.cams_path
+    if run is None:
+        raise InputError("which run? name the folder that finercam-clip generate wrote")
+    if arguments.limit is not None and arguments.limit < 1:
+        raise InputError(f"--limit is a number from 1 up, not {arguments.limit}")
+    pictures = visualize(run, arguments.output, dataset=arguments.dataset, limit=arguments.limit)
+    print(f"panels    {pictures.panels} in {pictures.page.parent / 'panels'}")
+    for sheet in pictures.sheets:
+        print(f"sheet     {sheet}")
+    print(f"page      {pictures.page}")
+    return report_left_out("skipped", pictures.skipped)
+
+
+def _add_dataset(add_command: AddCommand) -> None:
+    command = add_command(
+        "dataset",
+        "what is in a data set, what is missing, what cannot be read",
+        _dataset,
+        "finercam-clip dataset check CUB_200_2011",
+    )
+    command.add_argument("what", choices=["check"])
+    command.add_argument("dataset", type=Path, help="a folder, a list file, or a CSV of questions")
+
+
+def _dataset(arguments: argparse.Namespace) -> int:
+    from finercam_clip.datasets import check, open_dataset
+
+    report = check(open_dataset(arguments.dataset))
+    print("\n".join(report.lines()))
+    return 0 if report.complete else 1

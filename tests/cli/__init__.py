@@ -1,0 +1,1 @@
+"""The command line. A package, so that these files may be named as others in other folders."""

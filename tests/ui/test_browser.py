@@ -1,0 +1,167 @@
+"""The page in a real browser: headless Chromium, where there is one."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from finercam_clip.aviary import demo, world
+
+from .question import TARGET
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module")
+def chromium() -> tuple[str, str]:
+    """Chromium and its driver. Comes before the page, which need not be served where there is no browser."""
+    if find_spec("selenium") is None:
+        pytest.skip("selenium is not installed")
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    chromedriver = shutil.which("chromedriver")
+    if chromium is None or chromedriver is None:
+        pytest.skip("there is no chromium with its chromedriver (apt-get install chromium chromium-driver)")
+    return chromium, chromedriver
+
+
+@pytest.fixture(scope="module")
+def browser(
+    chromium: tuple[str, str], page: tuple[Any, str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Any]:
+    """Chromium on the page, its downloads in `browser.downloads`."""
+    from selenium import webdriver
+    from selenium.webdriver.chrome.service import Service
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium[0]
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1400,950"):
+        options.add_argument(argument)
+    downloads = tmp_path_factory.mktemp("downloads")
+    options.add_experimental_option("prefs", {"download.default_directory": str(downloads)})
+    options.set_capability("goog:loggingPrefs", {"performance": "ALL", "browser": "ALL"})
+    with webdriver.Chrome(options=options, service=Service(chromium[1])) as driver:
+        driver.downloads = downloads
+        driver.get(page[1])
+        yield driver
+
+
+def until(value: Callable[[], Any], seconds: float = 20) -> Any:
+    """Waits until a function gives something, and returns that. Elements that are being redrawn are waited for."""
+    from selenium.common.exceptions import StaleElementReferenceException
+
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            if result := value():
+                return result
+        except (StaleElementReferenceException, IndexError):
+            pass
+        time.sleep(0.05)
+    raise AssertionError("the page did not come to it")
+
+
+class Page:
+    """What a visitor does."""
+
+    def __init__(self, driver: Any) -> None:
+        self.driver = driver
+
+    def all(self, css: str) -> list[Any]:
+        elements: list[Any] = self.driver.find_elements("css selector", css)
+        return elements
+
+    def heatmap(self, name: str = "difference") -> str:
+        """The picture that is shown, as the data of its address."""
+        return str(until(lambda: self.all(f'#results img[data-shows="{name}"]')[0].get_attribute("src")))
+
+    def write(self, box: str, text: str) -> None:
+        (area,) = self.all(f"#{box} textarea")
+        area.clear()
+        area.send_keys(text)
+
+    def ask(self) -> None:
+        self.all("#ask")[0].click()
+
+    def upload(self, path: Path) -> None:
+        for remove in self.all('#image button[aria-label="Remove Image"]'):
+            remove.click()
+        until(lambda: self.all('#image input[type="file"]'))[0].send_keys(str(path))
+
+    def error(self) -> str:
+        return str(until(lambda: self.all("#results .fc-error")[0].text))
+
+    def downloaded(self, button: str, name: str) -> Path:
+        self.all(f"#{button}")[0].click()
+        path = Path(self.driver.downloads) / name
+        until(path.is_file)
+        return path
+
+
+@pytest.fixture
+def visitor(browser: Any) -> Page:
+    return Page(browser)
+
+
+def test_browser_the_page_opens_with_an_answer_and_fetches_nothing_from_elsewhere(
+    visitor: Page, page: tuple[Any, str]
+) -> None:
+    assert visitor.heatmap().startswith("data:image/jpeg;base64,")
+    events = [json.loads(entry["message"])["message"] for entry in visitor.driver.get_log("performance")]
+    urls = [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
+    assert urls
+    assert [url for url in urls if not url.startswith((page[1], "data:", "blob:"))] == []
+    assert [entry for entry in visitor.driver.get_log("browser") if entry["level"] == "SEVERE"] == []
+
+
+def test_browser_upload_ask_and_see_the_heatmap_follow_the_contrast(visitor: Page, tmp_path: Path) -> None:
+    before = visitor.heatmap()
+    picture = tmp_path / "my bird.png"
+    Image.fromarray(world.draw(demo.BIRD, 7, size=300).image).save(picture)
+    visitor.upload(picture)
+    until(lambda: visitor.heatmap() != before)
+    visitor.write("targets", "a bird with a red crown and orange legs")
+    visitor.write("contrasts", "a bird with a red crown and blue legs")
+    before = visitor.heatmap()
+    visitor.ask()
+    until(lambda: visitor.heatmap() != before)
+    legs = visitor.heatmap()
+    visitor.write("contrasts", "a bird with a blue crown and orange legs")
+    visitor.ask()
+    until(lambda: visitor.heatmap() != legs)
+    assert "encoded before" in visitor.all("#results")[0].text
+
+    picture = visitor.downloaded("png", "finercam.png")
+    with Image.open(picture) as image:
+        assert image.format == "PNG"
+        assert image.width > 1000
+    numbers = json.loads(visitor.downloaded("json", "finercam.json").read_text())
+    assert numbers["contrasts"] == ["a bird with a blue crown and orange legs"]
+    assert numbers["image_size"] == {"width": 300, "height": 300}
+
+
+def test_browser_a_click_on_an_example_answers_it(visitor: Page) -> None:
+    button = next(b for b in visitor.all("button") if "traits at once" in b.text)
+    button.click()
+    until(lambda: len(visitor.all('#results img[data-shows="trait"]')) == len(world.PARTS))
+
+
+def test_browser_mistakes_are_said_in_the_page(visitor: Page, tmp_path: Path) -> None:
+    visitor.write("targets", "a bird with a zygomatic crown")
+    visitor.ask()
+    assert "zygomatic" in visitor.error()
+    visitor.write("targets", TARGET)
+    visitor.ask()
+    until(lambda: not visitor.all("#results .fc-error"))
+    bad = tmp_path / "text.jpg"
+    bad.write_text("a bird\n")
+    visitor.upload(bad)
+    assert visitor.error() == "text.jpg is not an image that Pillow can read"
+    assert not visitor.all("#results img")
