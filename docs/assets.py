@@ -24,15 +24,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import finercam_clip
-from finercam_clip import render
-from finercam_clip.aviary import benchmark, demo, sanity, world
-from finercam_clip.bench import Row as Cost
+from finercam_clip import render, tables
+from finercam_clip.aviary import benchmark, demo, drawing, questions, sanity, world
+from finercam_clip.bench import CostRow
 from finercam_clip.bench import format_table as costs_table
 from finercam_clip.errors import InputError
 from finercam_clip.files import make_folder, write_whole
 from finercam_clip.methods import METHODS, methods_table
-from finercam_clip.models import families_table
-from finercam_clip.options import PRESETS
+from finercam_clip.models.catalogue import families_table
+from finercam_clip.presets import PRESETS
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
@@ -99,33 +99,34 @@ def _kept(name: str) -> Rows:
 
 def _costs(name: str) -> str:
     nan = {"memory": float("nan"), "memory_ratio": float("nan")}
-    return costs_table([Cost(**(row if row["memory"] is not None else row | nan)) for row in _kept(name)])
+    return costs_table([CostRow(**(row if row["memory"] is not None else row | nan)) for row in _kept(name)])
 
 
 def _tower_costs() -> str:
     """What 1, 32 and 1,000 questions cost in forward passes, a tower a row."""
     rows = [row for row in _kept("towers") if "grad-cam" not in row["name"]]
     bare = [i for i, row in enumerate(rows) if row["name"] == "encode_image"]
-    lines = ["| tower | reads patches by | 1 question | 32 | 1,000 |", "|---|---|---:|---:|---:|"]
-    for (name, what), first in zip(TOWERS.items(), bare, strict=True):
-        cells = (f"{row['ratio']:.2f}" for row in rows[first + 1 : first + 4])
-        lines.append(f"| `{name}` | {what} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    cells = [
+        (f"`{name}`", what, *(f"{row['ratio']:.2f}" for row in rows[first + 1 : first + 4]))
+        for (name, what), first in zip(TOWERS.items(), bare, strict=True)
+    ]
+    return tables.markdown(("tower", "reads patches by", "1 question", "32", "1,000"), cells, numbers=3)
+
+
+_COSTS = {"seconds": 3, "ratio": 1}  # figure -> digits
 
 
 def _method_costs() -> str:
     """Seconds and multiples of one forward pass for 1 and 32 questions, a method a row."""
     rows = {row["name"]: row for row in _kept("bench-methods")}
-    lines = [
-        "| method | 1 question, s | x encode_image | 32 questions, s | x encode_image |",
-        "|---|---:|---:|---:|---:|",
-    ]
+    header = ("method", "1 question, s", "x encode_image", "32 questions, s", "x encode_image")
+    cells = []
     for name in METHODS:
         one, many = rows.get(f"{name}, 1 question"), rows.get(f"{name}, 32 questions")
         if one and many:
-            cells = (f"{row['seconds']:.3f} | {row['ratio']:.1f}" for row in (one, many))
-            lines.append(f"| `{name}` | {' | '.join(cells)} |")
-    return "\n".join(lines)
+            figures = [f"{row[figure]:.{digits}f}" for row in (one, many) for figure, digits in _COSTS.items()]
+            cells.append((f"`{name}`", *figures))
+    return tables.markdown(header, cells, numbers=4)
 
 
 def _evaluation(name: str) -> list[benchmark.Row]:
@@ -142,11 +143,7 @@ def _ranking() -> str:
     def species(method: str) -> float:
         return figure(method, "species", "finer", "pointing")[0]
 
-    lines = [
-        "| method | questions | attribute: plain | attribute: Finer | species: plain | species: Finer (95 % interval) "
-        "| near | energy |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|",
-    ]
+    table = []
     for method in sorted({row.method for row in rows.values()}, key=lambda name: (-species(name), name)):
         mean, low, high = figure(method, "species", "finer", "pointing")
         cells = [
@@ -155,22 +152,23 @@ def _ranking() -> str:
         cells.append(f"{figure(method, 'species', 'similarity', 'pointing')[0]:.2f}")
         cells.append(f"**{mean:.2f}** ({low:.2f} to {high:.2f})")
         cells += [f"{figure(method, 'species', 'finer', name)[0]:.2f}" for name in ("near", "energy")]
-        lines.append(f"| `{method}` | {rows[method, 'species', 'finer'].questions} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        table.append((f"`{method}`", str(rows[method, "species", "finer"].questions), *cells))
+    kinds = ("attribute: plain", "attribute: Finer", "species: plain", "species: Finer (95 % interval)")
+    return tables.markdown(("method", "questions", *kinds, "near", "energy"), table, numbers=7)
 
 
 def _summary() -> str:
     """The default method's figures on every kind of question, Finer."""
     names = ("pair accuracy", "pointing", "near", "energy", "drop")
-    lines = [f"| questions | {' | '.join(names)} | energy, plain | chance |", "|---|" + "---:|" * 7]
+    table = []
     rows = {(row.kind, row.objective): row for row in _evaluation("evaluate")}
-    for kind in benchmark.KINDS:
+    for kind in questions.KINDS:
         if (kind, "finer") in rows:
             finer, plain = rows[kind, "finer"], rows[kind, "similarity"]
             cells = [f"{finer.figures[name][0]:.3f}" if name in finer.figures else "" for name in names]
             cells += [f"{plain.figures['energy'][0]:.3f}", f"{finer.figures['chance'][0]:.3f}"]
-            lines.append(f"| {kind} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+            table.append((kind, *cells))
+    return tables.markdown(("questions", *names, "energy, plain", "chance"), table, numbers=7)
 
 
 def _sanity() -> str:
@@ -263,7 +261,7 @@ def _traits() -> NDArray[np.uint8]:
             bird = demo.BIRD
             for slot, value in traits.items():
                 bird = bird.with_trait(slot, value)
-            scene = world.draw(bird, demo.SEED + 1 + i, size=320)
+            scene = drawing.draw(bird, demo.SEED + 1 + i, size=320)
             Image.fromarray(scene.image).save(Path(folder) / f"bird-{i}.png")
         return picture(trait_table(finercam_clip.load(), open_dataset(folder), read_traits("birds-traits")))
 

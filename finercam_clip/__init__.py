@@ -16,7 +16,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "load": "models",
     "load_classifier": "models",
-    "preset": "options",
+    "preset": "presets",
     "Explainer": "explainer",
     "ImageEncoding": "explainer",
     "Options": "options",
@@ -42,7 +42,8 @@ if TYPE_CHECKING:
     from finercam_clip.explainer import Explainer, ImageEncoding
     from finercam_clip.explanation import Explanation
     from finercam_clip.models import load, load_classifier
-    from finercam_clip.options import Options, preset
+    from finercam_clip.options import Options
+    from finercam_clip.presets import preset
     from finercam_clip.question import Question
 
 

@@ -28,18 +28,9 @@ from finercam_clip.methods import maps_of_sums
 from finercam_clip.methods.refine import affinity
 from finercam_clip.options import Changes, ImageSize, Layer, Options, Pooling, Texts
 from finercam_clip.preprocess import input_size
-from finercam_clip.question import (
-    Contrasts,
-    Question,
-    ask,
-    ask_many,
-    ask_pairs,
-    check_encoded,
-    check_pooling,
-    concepts_of,
-    resolve_options,
-    slopes_of,
-)
+from finercam_clip.question import Contrasts, Question, ask, concepts_of, slopes_of
+from finercam_clip.questions import ask_many, ask_pairs
+from finercam_clip.resolve import check_encoded, check_pooling, resolve_options
 from finercam_clip.towers.forward import ForwardPass, run
 
 _BATCH = 32  # images per forward pass
@@ -50,7 +41,8 @@ class Explainer:
     """A model that answers where an image says one concept and not others.
 
     It is a CLIP (`finercam_clip.load`), whose concepts are texts, or a classifier (`finercam_clip.load_classifier`),
-    whose concepts are its classes.
+    whose concepts are its classes. Every method raises `InputError` where something cannot be used; the message says
+    what can.
 
     Attributes:
         loaded: The model.
@@ -61,22 +53,17 @@ class Explainer:
     def explain(
         self, image: ImageInput, target: Text, contrasts: Contrasts = (), **changes: Unpack[Changes]
     ) -> Explanation:
-        """Where `image` says `target` and not `contrasts`. See `question` for these.
+        """Where an image says `target` and not `contrasts`.
 
         Args:
             image: A path, a PIL image, or a uint8 array [H, W, 3] (RGB).
-            target: What to look for.
+            target: What to look for (see `question`).
             contrasts: What it is told apart from.
             changes: Any field of `Options`.
-
-        Raises:
-            InputError: Something of these cannot be used; the message says what can.
         """
         if isinstance(image, (list, tuple)):
             raise InputError("explain takes one image; explain_batch takes a list of them, and a list of questions")
-        question = self.question(
-            target, contrasts, **changes
-        )  # a wrong one is an error before the image costs anything
+        question = self.question(target, contrasts, **changes)  # an error in it comes before the image costs anything
         return self.encode(image, **question.options.encoding()).answer(question)
 
     def question(self, target: Text, contrasts: Contrasts = (), **changes: Unpack[Changes]) -> Question:
@@ -88,30 +75,18 @@ class Explainer:
             contrasts: Texts, each of which may be an ensemble; or a number n: the n concepts of `vocabulary` that are
                 most similar to the target (see `Options.similar_by`).
             changes: Any field of `Options`, such as gamma=0.8, method="hirescam", objective="similarity".
-
-        Raises:
-            InputError: A text, a name or a number cannot be used; the message says what can.
         """
         return ask(self.loaded.space, target, contrasts, resolve_options(changes))
 
     def explain_batch(
-        self,
-        images: Sequence[ImageInput],
-        questions: Sequence[tuple[Text, Contrasts]],
-        **changes: Unpack[Changes],
+        self, images: Sequence[ImageInput], questions: Sequence[tuple[Text, Contrasts]], **changes: Unpack[Changes]
     ) -> list[list[Explanation]]:
-        """Every question about every image.
+        """Every question about every image: one list per image, with one `Explanation` per question.
 
         Args:
-            images: A list of images as `explain` takes them.
+            images: A list of images.
             questions: (target, contrasts) as `explain` takes them.
             changes: Any field of `Options`, for all questions.
-
-        Returns:
-            One list per image, with one `Explanation` per question.
-
-        Raises:
-            InputError: An image or a question cannot be used, or these are not lists of them.
         """
         options = resolve_options(changes)
         if not isinstance(images, (list, tuple)):
@@ -140,12 +115,9 @@ class Explainer:
 
         Args:
             images: One image, or a list of them.
-            pooling: See `Options`; so for the others.
+            pooling: How tokens are pooled (see `Options`).
             image_size: Size of the model's input.
             layer: Target layer.
-
-        Raises:
-            InputError: An image cannot be read, or the model cannot do it this way.
         """
         check_pooling(pooling)
         options = Options(pooling=pooling, image_size=image_size, layer=layer)
@@ -157,9 +129,6 @@ class Explainer:
         """The directions of concepts, float32: unit-norm text embeddings [K, D], averaged over texts and templates.
 
         Of a classifier they are the rows of its head, [K, D + 1], weights and bias.
-
-        Raises:
-            InputError: A text is empty, too long for the model, or of words it does not know; there is no such class.
         """
         return self.loaded.space.directions(concepts_of(self.loaded.space, texts, "text"), templates)
 
@@ -189,7 +158,7 @@ class ImageEncoding:
         image: uint8 [H, W, 3].
         geometry: From the grid back to the image's pixels.
         forward: What the tower made of it.
-        options: How it was encoded: pooling, image_size, layer.
+        options: How it was encoded: pooling, image_size, layer. A question cannot change these any more.
     """
 
     explainer: Explainer
@@ -214,17 +183,12 @@ class ImageEncoding:
         return self.answer(ask(self.explainer.loaded.space, target, contrasts, options))
 
     def answer(self, question: Question) -> Explanation:
-        """The answer to a question of the same model.
-
-        Raises:
-            InputError: It asks for another pooling, image size or layer than the image was encoded with.
-        """
+        """The answer to a question of the same model."""
         check_encoded(question.options, self.options)
         loaded, embedding = self.explainer.loaded, self.embedding
         question = question.about(embedding)
-        directions = loaded.space.scale * question.directions
+        directions, labels = loaded.space.scale * question.directions, question.labels
         maps = self._maps(question.weights(embedding), directions[:1], directions[1:], question.options)
-        labels = question.labels
         return Explanation(
             image=self.image,
             geometry=self.geometry,
@@ -243,7 +207,7 @@ class ImageEncoding:
         )
 
     def heatmaps(
-        self, targets: Sequence[Text] | Tensor, contrasts: Sequence[Text] | Tensor = (), **changes: Unpack[Changes]
+        self, targets: Sequence[Text] | Tensor, contrasts: Contrasts | Tensor = (), **changes: Unpack[Changes]
     ) -> NDArray[np.float32]:
         """The signed maps of many questions at once, float32 [K, h, w]: the `grid` of each one's `Explanation`.
 
@@ -263,11 +227,7 @@ class ImageEncoding:
         return np.concatenate(maps)
 
     def predictions(self, count: int = 5) -> dict[str, float]:
-        """A classifier's `count` most probable classes, best first: name -> softmax over all of them.
-
-        Raises:
-            InputError: The model is no classifier.
-        """
+        """A classifier's `count` most probable classes, best first: name -> softmax over all of them."""
         predictions = self.explainer.loaded.space.predictions(self.embedding, count)
         if not predictions:
             raise InputError(f"{self.explainer.loaded.name} is no classifier: it has no classes; ask it about texts")

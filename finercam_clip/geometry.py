@@ -97,8 +97,7 @@ def geometry_of(image: tuple[int, int], size: tuple[int, int], resize_mode: str,
         image: (H, W) of the image, pixels.
         size: (H, W) of the model's input, pixels.
         resize_mode: "shortest", "longest" or "squash".
-        crop: In mode "shortest", how much of the resized image's sides the input is, as timm has it: resized to
-            floor(size / crop), then cropped.
+        crop: In mode "shortest", timm's crop_pct: the image is resized to floor(size / crop), then cropped.
 
     Raises:
         InputError: The mode is another.

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
-from finercam_clip.errors import InputError
-
 Pooling = Literal["model", "mean", "token"]
 Objective = Literal["finer", "similarity", "probability", "finer-softmax", "finer-softmax-upstream"]
 Refinement = Literal["affinity"]
@@ -89,43 +87,6 @@ class Changes(TypedDict, total=False):
     templates: Texts
     vocabulary: Texts
     similar_by: SimilarBy | None
-
-
-# The three modes of the paper (and of its scripts): the question's arguments besides image and target.
-MODES: dict[str, dict[str, Any]] = {
-    "baseline": {"contrasts": (), "gamma": 0.0},
-    "finer-default": {"contrasts": 3, "gamma": 0.6},
-    "finer-compare": {"contrasts": 1, "gamma": 0.6},
-}
-
-
-def preset(name: str) -> dict[str, Any]:
-    """A mode of the paper as arguments: `explain(image, target, **preset("finer-default"))`.
-
-    Args:
-        name: "baseline", no contrasts, the plain method; "finer-default", the 3 most similar concepts; "finer-compare",
-            only the first of them.
-
-    Raises:
-        InputError: There is no such mode.
-    """
-    if name not in MODES:
-        raise InputError(f"there is no preset '{name}'; there are {', '.join(MODES)}")
-    return dict(MODES[name])
-
-
-# Names that `method` takes for a set of options. Options that are given besides go before these.
-PRESETS: dict[str, Changes] = {
-    # CLIP-ES (Lin et al., CVPR 2023): Grad-CAM of the softmax over target, contrasts and scenery, patches mean-pooled,
-    # then affinity.
-    "clip-es": {
-        "method": "gradcam",
-        "objective": "probability",
-        "pooling": "mean",
-        "refine": "affinity",
-        "background": "background",
-    },
-}
 
 
 def _plain(value: Any) -> Any:

@@ -35,15 +35,12 @@ class Preprocess:
     def __call__(
         self, image: Image.Image, size: tuple[int, int] | None = None, *, squeeze: bool = False
     ) -> tuple[Tensor, Geometry]:
-        """An RGB image as the model's input.
+        """An RGB image as the model's input [3, H, W], and where that lies on the image.
 
         Args:
             image: The image.
             size: (H, W) of the input, by default the model's own.
             squeeze: Whether the image is squeezed into the input instead of cropped.
-
-        Returns:
-            The pixels [3, H, W], normalised, and where they lie on the image.
         """
         size = size or self.size
         mode = "squash" if squeeze else self.cfg.resize_mode

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from numbers import Integral, Real
-from typing import Any, get_args
+from numbers import Integral
 
-import torch
 from torch import Tensor
 
 from finercam_clip import objectives
 from finercam_clip.concepts import Concept, ConceptSpace, Text, distinct
 from finercam_clip.errors import InputError
-from finercam_clip.methods import method_named
-from finercam_clip.methods.refine import check_refinement
-from finercam_clip.options import PRESETS, Changes, Options, Pooling, SimilarBy, Texts
+from finercam_clip.options import Options, Texts
 
 Contrasts = Iterable[Text] | int  # texts, or how many of a vocabulary
 
@@ -120,62 +115,6 @@ def ask(space: ConceptSpace, target: Text, contrasts: Contrasts, options: Option
     return Question(space, concepts, space.directions(concepts, options.templates), options, len(scenery), count)
 
 
-def ask_pairs(space: ConceptSpace, questions: object, options: Options) -> list[Question]:
-    """Questions from a list of (target, contrasts). Raises InputError where it is none, or one cannot be asked."""
-    pairs: list[Any] = list(questions) if isinstance(questions, Iterable) else [questions]
-    if not all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in pairs):
-        raise InputError('questions is a list of (target, contrasts), as [("a red crown", ["a blue crown"])]')
-    return [ask(space, target, contrasts, options) for target, contrasts in pairs]
-
-
-def ask_many(
-    space: ConceptSpace,
-    targets: Sequence[Text] | Tensor,
-    contrasts: Contrasts | Tensor,
-    options: Options,
-    like: Tensor,
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Many targets against the same contrasts, as directions only.
-
-    Args:
-        space: Where concepts are directions.
-        targets: K texts, or their directions [K, D].
-        contrasts: Texts, or directions.
-        options: How they are answered.
-        like: A direction: of this width, and on this device.
-
-    Yields:
-        The directions of some targets, in their order, and of what these are told apart from, background included.
-    """
-    subjects = [] if isinstance(targets, Tensor) else concepts_of(space, targets, "target")
-    others = [] if isinstance(contrasts, Tensor) else contrast_concepts(space, contrasts)
-    for subject in subjects:
-        check_distinct(subject, others)
-
-    def directions(concepts: Sequence[Concept]) -> Tensor:
-        return space.directions(concepts, options.templates) if concepts else like.new_zeros(0, len(like))
-
-    own = targets.to(like) if isinstance(targets, Tensor) else directions(subjects)
-    given = contrasts.to(like) if isinstance(contrasts, Tensor) else directions(others)
-    taken, keys = {other.key for other in others}, {subject.key for subject in subjects}
-    scenery = [concept for concept in space.background(options.background) if concept.key not in taken]
-    if not any(concept.key in keys for concept in scenery):
-        yield own, torch.cat([given, directions(scenery)])
-        return
-    for subject, direction in zip(
-        subjects, own, strict=True
-    ):  # an entry that is the target itself is no contrast to it
-        besides = [concept for concept in scenery if concept.key != subject.key]
-        yield direction[None], torch.cat([given, directions(besides)])
-
-
-def concepts_of(space: ConceptSpace, texts: Sequence[Text], role: str) -> list[Concept]:
-    """A list of texts, checked. Raises InputError for a single text, whose letters would be taken for texts."""
-    if isinstance(texts, str):
-        raise InputError(f"this takes a list of texts; for a single one give [{texts!r}]")
-    return [space.concept(text, role) for text in texts]
-
-
 def contrast_count(contrasts: object) -> int | None:
     """The number where contrasts are one, else None."""
     return int(contrasts) if isinstance(contrasts, Integral) and not isinstance(contrasts, bool) else None
@@ -186,6 +125,13 @@ def contrast_concepts(space: ConceptSpace, contrasts: object) -> list[Concept]:
     if not isinstance(contrasts, Iterable) or isinstance(contrasts, bytes):
         raise InputError(f"contrasts are texts, or a number of them to choose, not {contrasts!r:.60}")
     return concepts_of(space, [contrasts] if isinstance(contrasts, str) else list(contrasts), "contrast")
+
+
+def concepts_of(space: ConceptSpace, texts: Sequence[Text], role: str) -> list[Concept]:
+    """A list of texts, checked. Raises InputError for a single text, whose letters would be taken for texts."""
+    if isinstance(texts, str):
+        raise InputError(f"this takes a list of texts; for a single one give [{texts!r}]")
+    return [space.concept(text, role) for text in texts]
 
 
 def candidates(space: ConceptSpace, target: Concept, vocabulary: Texts) -> list[Concept]:
@@ -210,51 +156,3 @@ def slopes_of(space: ConceptSpace, targets: Tensor, contrasts: Tensor, embedding
     """What each concept counts for in each question, [K, 1 + M] (see `objectives.slopes`)."""
     objective = objectives.objective_named(options.objective)
     return objectives.slopes(objective, targets, contrasts, embedding, scale=space.scale, gamma=options.gamma)
-
-
-def resolve_options(changes: Changes | dict[str, Any], options: Options | None = None) -> Options:
-    """Options with some of them replaced, and presets by their parts.
-
-    Args:
-        changes: Fields of `Options`.
-        options: What the others are, by default the defaults.
-
-    Raises:
-        InputError: There is no such option, or its value cannot be used.
-    """
-    names = list(Options.__dataclass_fields__)
-    for name in changes:
-        if name not in names:
-            raise InputError(f"there is no option '{name}'; there are {', '.join(names)}")
-    preset = changes.get("method")
-    if isinstance(preset, str) and preset in PRESETS:
-        changes = {**PRESETS[preset], **changes, "method": PRESETS[preset]["method"]}
-    resolved = replace(options or Options(), **changes)
-    gamma: Any = resolved.gamma
-    if isinstance(gamma, bool) or not isinstance(gamma, Real) or not math.isfinite(gamma) or gamma < 0:
-        raise InputError(f"gamma is a number from 0 (the plain method) up, as 0.6; not {gamma!r}")
-    method = method_named(resolved.method)
-    if resolved.layer is not None and not method.layered:
-        raise InputError(f"the method '{resolved.method}' has no target layer: leave layer out")
-    check_refinement(resolved.refine)
-    objectives.objective_named(resolved.objective)
-    check_pooling(resolved.pooling)
-    if resolved.similar_by not in (None, *get_args(SimilarBy)):
-        raise InputError(f"contrasts are similar by {' or '.join(get_args(SimilarBy))}, not by '{resolved.similar_by}'")
-    return replace(resolved, gamma=float(gamma))
-
-
-def check_pooling(pooling: str) -> None:
-    """Raises InputError for a pooling that there is not."""
-    if pooling not in get_args(Pooling):
-        raise InputError(f"there is no pooling '{pooling}'; there are {', '.join(get_args(Pooling))}")
-
-
-def check_encoded(options: Options, encoded: Options) -> None:
-    """Raises InputError where a question asks for what was settled in another way when the image was encoded."""
-    for name, value in encoded.encoding().items():
-        if getattr(options, name) != value:
-            raise InputError(
-                f"this image was encoded with {name}={value!r}: give {name}={getattr(options, name)!r} to encode(...) "
-                "instead"
-            )

@@ -22,7 +22,8 @@ from finercam_clip.explainer import Explainer
 from finercam_clip.explanation import Box, Explanation
 from finercam_clip.images import read_image
 from finercam_clip.options import Changes
-from finercam_clip.question import ask, resolve_options
+from finercam_clip.question import ask
+from finercam_clip.resolve import resolve_options
 
 PICTURED = 12  # images in the grid picture: more would not be looked at
 

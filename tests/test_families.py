@@ -27,6 +27,7 @@ from finercam_clip.methods.gradients import gradcam, hirescam
 from finercam_clip.towers import FAMILIES, Tower, Transformer, family_of_config, tower_of
 from finercam_clip.towers.attention import attentions_of
 from finercam_clip.towers.closed import QueryTail
+from finercam_clip.towers.layers import tails_at
 
 REPRESENTATIVES = (
     "ViT-S-32",  # class token
@@ -119,7 +120,7 @@ def test_so_it_is_with_another_pooling(name: str, pooling: str) -> None:
 def _assert_fast_is_plain(tower: Tower, pooling: str) -> None:
     pixels = pixels_of(tower.size)
     (fast,) = tower.tails(pixels, pooling)
-    (plain,) = tower.tails_at(pixels, pooling, -1)
+    (plain,) = tails_at(tower, pixels, pooling, -1)
     directions = torch.randn(3, len(fast.embedding), generator=torch.Generator().manual_seed(3))
     torch.testing.assert_close(fast.embedding, plain.embedding, rtol=1e-4, atol=1e-5)
     for one, two in zip(fast.gradients(directions), plain.gradients(directions), strict=True):

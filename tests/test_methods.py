@@ -18,6 +18,7 @@ from finercam_clip import InputError
 from finercam_clip.aviary import demo
 from finercam_clip.explainer import Explainer, ImageEncoding
 from finercam_clip.methods import METHODS, method_named, perturbation
+from finercam_clip.towers.passes import attentions
 
 AGNOSTIC = ("eigencam", "rollout")  # their maps ask nothing
 
@@ -171,7 +172,7 @@ def test_attention_weights_and_their_gradients_in_a_tower_of_timm() -> None:
     """Rows sum to 1; the gradient is the finite difference of the score when timm's own weights are moved."""
     explainer = timm_explainer()
     encoding = explainer.encode(NOISE)
-    found = encoding.forward.attentions(graph=True)
+    found = attentions(encoding.forward, graph=True)
     for weights in found.weights:
         torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:2]))
     d = torch.randn(len(encoding.forward.tail.embedding), generator=torch.Generator().manual_seed(0))

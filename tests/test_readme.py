@@ -38,7 +38,7 @@ def test_python_blocks_run_one_after_the_other(page: Path, tmp_path: Path, monke
     (tmp_path / picture).write_bytes((ROOT / picture).read_bytes())
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("finercam_clip.methods.METHODS", finercam_clip.methods.METHODS | {})  # pages add to these two
-    monkeypatch.setattr("finercam_clip.families.FAMILIES", finercam_clip.families.FAMILIES)
+    monkeypatch.setattr("finercam_clip.towers.FAMILIES", [*finercam_clip.towers.FAMILIES])
     names: dict[str, object] = {"finercam_clip": finercam_clip}
     for before, code in _blocks(page, ("python",)):
         compiled = compile(code, str(page), "exec")

@@ -20,8 +20,9 @@ from finercam_clip.evaluation import metrics
 from finercam_clip.evaluation.intervals import Interval, bootstrap, mean
 from finercam_clip.explainer import Explainer, ImageEncoding
 from finercam_clip.explanation import Explanation
-from finercam_clip.options import PRESETS, Options
-from finercam_clip.question import resolve_options
+from finercam_clip.options import Options
+from finercam_clip.presets import PRESETS
+from finercam_clip.resolve import resolve_options
 from finercam_clip.tables import markdown
 
 FIGURES = (

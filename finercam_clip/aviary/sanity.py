@@ -21,6 +21,7 @@ from finercam_clip.aviary import drawing, world
 from finercam_clip.aviary.questions import SIZE, BirdQuestion, make_question
 from finercam_clip.errors import InputError
 from finercam_clip.explainer import Explainer
+from finercam_clip.tables import markdown
 from finercam_clip.towers import tower_of
 
 Grid = NDArray[np.float32]  # signed map [h, w]
@@ -159,9 +160,9 @@ def _rank_correlation(one: Grid, other: Grid) -> float:
 
 def format_table(checks: Sequence[Check]) -> str:
     """The checks as a Markdown table."""
-    lines = ["| check | figure | value | must be | |", "|---|---|---:|---|---|"]
+    rows = []
     for check in checks:
         bound = "" if check.bound is None else f"{'at least' if check.above else 'at most'} {check.bound:g}"
         verdict = "ok" if check.passed else "FAILED"
-        lines.append(f"| {check.check} | {check.figure} | {check.value:.3f} | {bound} | {verdict} |")
-    return "\n".join(lines)
+        rows.append((check.check, check.figure, f"{check.value:.3f}", bound, verdict))
+    return markdown(("check", "figure", "value", "must be", ""), rows, numbers=(2,))

@@ -75,7 +75,7 @@ def given_options(arguments: argparse.Namespace) -> dict[str, Any]:
     Raises:
         InputError: The value of an option cannot be used.
     """
-    from finercam_clip.question import resolve_options
+    from finercam_clip.resolve import resolve_options
 
     options = {field.name: getattr(arguments, field.name) for field in fields(Options)}
     if arguments.layer is not None:

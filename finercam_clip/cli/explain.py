@@ -16,7 +16,7 @@ from finercam_clip.cli.arguments import (
     report_left_out,
 )
 from finercam_clip.errors import InputError
-from finercam_clip.options import preset
+from finercam_clip.presets import preset
 
 if TYPE_CHECKING:
     from finercam_clip.explanation import Explanation

@@ -136,7 +136,7 @@ def _add_evaluate(add_command: AddCommand) -> None:
 def _evaluate(arguments: argparse.Namespace) -> None:
     from finercam_clip.aviary import benchmark, questions, sanity
     from finercam_clip.methods import METHODS
-    from finercam_clip.options import PRESETS
+    from finercam_clip.presets import PRESETS
 
     settings = {"seed": arguments.seed}
     if arguments.questions is not None:

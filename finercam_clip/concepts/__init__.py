@@ -36,62 +36,50 @@ class Concept:
 
 
 class ConceptSpace(Protocol):
-    """Texts of a CLIP, or classes of a linear head: both give each concept a direction.
-
-    Attributes:
-        score: What a direction's product with an image embedding is: a "cosine" or a "logit".
-        similar_by: How contrasts=n chooses by default.
-        scale: The logit scale: similarities are this times scores (about 100 in CLIP, 1 for a classifier).
-        names: All concepts that there are, in a classifier; () where any text is one.
-    """
+    """Texts of a CLIP, or classes of a linear head: both give each concept a direction."""
 
     @property
-    def score(self) -> Score: ...
+    def score(self) -> Score:
+        """What a direction's product with an image embedding is: a "cosine" or a "logit"."""
 
     @property
-    def similar_by(self) -> SimilarBy: ...
+    def similar_by(self) -> SimilarBy:
+        """How contrasts=n chooses by default."""
 
     @property
-    def scale(self) -> float: ...
+    def scale(self) -> float:
+        """The logit scale: similarities are this times scores (about 100 in CLIP, 1 for a classifier)."""
 
     @property
-    def names(self) -> tuple[str, ...]: ...
+    def names(self) -> tuple[str, ...]:
+        """All concepts that there are, in a classifier; () where any text is one."""
 
     def concept(self, text: Text, role: str) -> Concept:
         """What the user calls a target or a contrast (`role`), checked; a class by the classifier's own name."""
-        ...
 
     def spoken(self, name: str) -> str:
         """A data set's name of a class, as this space is asked about it."""
-        ...
 
     def directions(self, concepts: Sequence[Concept], templates: Texts = None) -> Tensor:
         """One direction per concept, float32 [K, D]."""
-        ...
 
     def vocabulary(self, source: Texts) -> list[Concept]:
         """What contrasts=n is chosen from; without a source all of `names`."""
-        ...
 
     def background(self, source: Texts) -> list[Concept]:
         """Further contrasts, of scenery; [] without a source."""
-        ...
 
     def probabilities(self, concepts: Sequence[Concept], directions: Tensor, embedding: Tensor) -> Tensor:
         """How probable each concept is of an image embedding [D]: [K]."""
-        ...
 
     def predictions(self, embedding: Tensor, count: int) -> dict[str, float]:
         """The `count` most probable of all `names`, best first; {} where there are none."""
-        ...
 
     def bare(self, directions: Tensor) -> Tensor:
         """Directions as they are compared with each other: of unit norm, without a bias."""
-        ...
 
     def described(self) -> dict[str, Any]:
         """What tells this space from others, ready for JSON."""
-        ...
 
 
 def concept_of(text: Text, role: str) -> Concept:

@@ -16,7 +16,6 @@ from finercam_clip.errors import InputError
 from finercam_clip.objectives import unit_norm
 from finercam_clip.options import Score, SimilarBy, Texts
 
-_BATCH = 256  # texts per forward pass
 KEPT = 16_384  # embeddings: 34 MB at 512 dimensions
 
 
@@ -24,15 +23,15 @@ KEPT = 16_384  # embeddings: 34 MB at 512 dimensions
 class TextSpace:
     """The embedding space of a CLIP. See `ConceptSpace`.
 
-    Embeddings are kept, so that the same text is never embedded twice. Once `KEPT` are, further texts are embedded each
-    time: what is kept then never changes, and a run that goes on after a stop rounds alike.
+    Embeddings are kept, so that the same text is not embedded twice. Every text goes through the tower in a batch of
+    one size, whatever else is asked: its embedding is the same to the last bit in every question and in every run.
 
     Attributes:
         encode: Token ids [K, L] -> embeddings before normalising [K, D].
         tokens: Texts -> token ids.
         device: Where the text tower is.
         scale: The model's logit scale.
-        kept: The texts of a concept in all templates -> its embedding [D].
+        kept: The texts of a concept in all templates -> its embedding [D]; the last `KEPT` that were asked for.
     """
 
     encode: Callable[[Tensor], Tensor]
@@ -53,26 +52,39 @@ class TextSpace:
         """A data set's class as words."""
         return spoken(name)
 
-    @torch.no_grad()
     def directions(self, concepts: Sequence[Concept], templates: Texts = None) -> Tensor:
         """Unit-norm embeddings, float32 [K, D]: each concept in every template, averaged over its texts.
 
         Raises:
-            InputError: A text is too long for the model, or holds words that the model does not know.
+            InputError: There are none, or a text is too long for the model or holds words that it does not know.
         """
+        if not concepts:
+            raise InputError("there are no texts to embed: give at least one")
         forms = templates_of(templates)
         keys = [written(concept, forms) for concept in concepts]
         missing = [texts for texts in dict.fromkeys(keys) if texts not in self.kept]
-        embedded = dict(zip(missing, self._embedded(missing), strict=True)) if missing else {}
-        for texts in missing[: max(KEPT - len(self.kept), 0)]:
-            self.kept[texts] = embedded[texts]
-        return torch.stack([embedded[texts] if texts in embedded else self.kept[texts] for texts in keys])
+        embeddings = {texts: self.kept.pop(texts) for texts in dict.fromkeys(keys) if texts in self.kept}
+        embeddings |= dict(zip(missing, self._embedded(missing), strict=True)) if missing else {}
+        self.kept.update(embeddings)  # those just asked for last
+        for texts in list(self.kept)[: max(len(self.kept) - KEPT, 0)]:
+            del self.kept[texts]
+        return torch.stack([embeddings[texts] for texts in keys])
 
+    @torch.no_grad()
     def _embedded(self, ensembles: Sequence[tuple[str, ...]]) -> Tensor:
         ids = self.tokens.ids([text for texts in ensembles for text in texts])
-        chunks = [unit_norm(self.encode(chunk.to(self.device))) for chunk in torch.split(ids, _BATCH)]
-        parts = torch.split(torch.cat(chunks), [len(texts) for texts in ensembles])
+        encoded = torch.cat([unit_norm(self._encoded(chunk)) for chunk in torch.split(ids, self._batch)])
+        parts = torch.split(encoded, [len(texts) for texts in ensembles])
         return unit_norm(torch.stack([part.mean(0) for part in parts]))
+
+    @property
+    def _batch(self) -> int:
+        return 1 if self.device.type == "cpu" else 64  # a CPU is hardly faster with more; a GPU needs them
+
+    def _encoded(self, ids: Tensor) -> Tensor:
+        """Embeddings before normalising of at most one batch; what is missing of it is filled and dropped again."""
+        filled = torch.cat([ids, ids[-1:].expand(self._batch - len(ids), -1)])
+        return self.encode(filled.to(self.device))[: len(ids)]
 
     def vocabulary(self, source: Texts) -> list[Concept]:
         """Raises InputError without a source."""

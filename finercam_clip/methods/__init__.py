@@ -17,7 +17,7 @@ from torch import Tensor
 from finercam_clip import objectives, tables
 from finercam_clip.errors import InputError
 from finercam_clip.methods import attention, dense, gradients, perturbation
-from finercam_clip.options import PRESETS
+from finercam_clip.presets import PRESETS
 from finercam_clip.towers.forward import ForwardPass
 from finercam_clip.towers.tails import Tail
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from finercam_clip.errors import InputError
 from finercam_clip.towers.closed import QueryTail
 from finercam_clip.towers.forward import ForwardPass
+from finercam_clip.towers.passes import attentions, patches_of, pooled_row, pools_of, transformer_of
 
 
 def grad_eclip(forward: ForwardPass, directions: Tensor) -> Tensor:
@@ -22,17 +23,17 @@ def grad_eclip(forward: ForwardPass, directions: Tensor) -> Tensor:
     value; lambda_i: cosine of the class token's query and the patch's key, scaled to 0..1 over patches ("loosened"
     attention). Linear before its ReLU.
     """
-    if forward.pools != "token":
-        raise InputError(f"grad-eclip needs a tower that pools the class token; this one pools: {forward.pools}")
-    attention = forward.attentions(1, graph=not isinstance(forward.tail, QueryTail))
+    if pools_of(forward) != "token":
+        raise InputError(f"grad-eclip needs a tower that pools the class token; this one pools: {pools_of(forward)}")
+    attention = attentions(forward, 1, graph=not isinstance(forward.tail, QueryTail))
     query, key, value = (part.float().transpose(0, 1).flatten(1) for part in attention.projected(-1))
-    cosines = forward.patches_of(F.cosine_similarity(query[:1], key))
+    cosines = patches_of(forward, F.cosine_similarity(query[:1], key))
     loose = (cosines - cosines.min()) / (cosines.max() - cosines.min()).clamp_min(1e-12)
     if isinstance(forward.tail, QueryTail):
         slopes = forward.tail.pull_back(directions)
     else:
         slopes = torch.stack([attention.head_gradients(d)[-1][0] for d in directions])
-    return slopes @ forward.patches_of(value.T) * loose
+    return slopes @ patches_of(forward, value.T) * loose
 
 
 def legrad(forward: ForwardPass, directions: Tensor) -> Tensor:
@@ -41,22 +42,22 @@ def legrad(forward: ForwardPass, directions: Tensor) -> Tensor:
 
     A layer's score is that of its tokens pooled, projected and normalised as the tower does with the last layer's.
     """
-    last = len(forward.transformer.blocks()) - 1
-    layers = [forward.attentions(1, end=end, graph=True) for end in range(max(last - 1, 0), last + 1)]
+    last = len(transformer_of(forward).blocks()) - 1
+    layers = [attentions(forward, 1, end=end, graph=True) for end in range(max(last - 1, 0), last + 1)]
     maps = [torch.stack([layer.weight_gradients(d)[0].relu().mean((0, 1)) for layer in layers]) for d in directions]
-    return forward.patches_of(torch.stack(maps).sum(1))
+    return patches_of(forward, torch.stack(maps).sum(1))
 
 
 def chefer(forward: ForwardPass, directions: Tensor) -> Tensor:
     """Generic attention explainability (Chefer et al., ICCV 2021, eq. 5-6): R <- R + mean_heads (A * dL/dA)+ R over
     all blocks, from R = 1; of that the row of what the tower pools."""
-    attention = forward.attentions(graph=True)
+    attention = attentions(forward, graph=True)
     maps = []
     for d in directions:
         relevance = torch.eye(attention.weights[0].shape[-1], device=d.device)
         for weights, slope in zip(attention.weights, attention.weight_gradients(d), strict=True):
             relevance = relevance + (weights * slope).relu().mean(0) @ relevance
-        maps.append(forward.pooled_row(relevance))
+        maps.append(pooled_row(forward, relevance))
     return torch.stack(maps)
 
 
@@ -70,8 +71,8 @@ def rollout(forward: ForwardPass, directions: Tensor) -> Tensor:
 
 def _flow(forward: ForwardPass) -> Tensor:
     """[N]."""
-    weights = forward.attentions().weights
+    weights = attentions(forward).weights
     flow = one = torch.eye(weights[0].shape[-1], device=weights[0].device)
     for attended in weights:
         flow = (attended.mean(0) + one) / 2 @ flow
-    return forward.pooled_row(flow)
+    return pooled_row(forward, flow)

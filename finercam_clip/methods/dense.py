@@ -9,6 +9,7 @@ from torch import Tensor
 
 from finercam_clip.towers.attention import mixed
 from finercam_clip.towers.forward import ForwardPass
+from finercam_clip.towers.passes import attentions, embedded_patches, tokens_before, tokens_with, transformer_of
 
 
 def maskclip(forward: ForwardPass, directions: Tensor) -> Tensor:
@@ -33,31 +34,31 @@ def clip_surgery(forward: ForwardPass, directions: Tensor) -> Tensor:
 
 
 def _maskclip_features(forward: ForwardPass) -> Tensor:
-    attention = forward.attentions(1)
+    attention = attentions(forward, 1)
     value = attention.projected(-1)[2]
     itself = torch.eye(value.shape[1], device=value.device).expand(len(value), -1, -1)
-    return forward.embedded_patches(forward.tokens_with(mixed(attention.modules[-1], itself, value)))
+    return embedded_patches(forward, tokens_with(forward, mixed(attention.modules[-1], itself, value)))
 
 
 def _sclip_features(forward: ForwardPass) -> Tensor:
-    attention = forward.attentions(1)
+    attention = attentions(forward, 1)
     query, key, value = attention.projected(-1)
     attended = mixed(attention.modules[-1], _alike(query) + _alike(key), value)
-    return forward.embedded_patches(forward.tokens_with(attended))
+    return embedded_patches(forward, tokens_with(forward, attended))
 
 
 @torch.no_grad()
 def _surgery_features(forward: ForwardPass) -> Tensor:
-    blocks = forward.transformer.blocks()
+    blocks = transformer_of(forward).blocks()
     blocks = blocks[-6 if len(blocks) >= 12 else -max(len(blocks) // 2, 1) :]
-    attention = forward.attentions(len(blocks))
-    tokens = forward.tokens_before(blocks[0])
+    attention = attentions(forward, len(blocks))
+    tokens = tokens_before(forward, blocks[0])
     for i, (block, module) in enumerate(zip(blocks, attention.modules, strict=True)):
         value = attention.projected(i)[2]
         scale = getattr(block, "ls_1", None) or getattr(block, "ls1", None)
         added = mixed(module, _alike(value), value)
         tokens = tokens + (added if scale is None else scale(added))
-    return forward.embedded_patches(tokens)
+    return embedded_patches(forward, tokens)
 
 
 def _alike(x: Tensor) -> Tensor:

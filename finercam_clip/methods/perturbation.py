@@ -14,6 +14,7 @@ from torch import Tensor
 from finercam_clip import progress
 from finercam_clip.batches import in_batches
 from finercam_clip.towers.forward import ForwardPass
+from finercam_clip.towers.passes import embed_changed
 
 _BATCH = 64  # changed images per forward pass
 RISE_MASKS = 1000
@@ -92,7 +93,7 @@ def _embed_changed(forward: ForwardPass, settings: Tensor, change: Callable[[Ten
     with progress.bar(len(settings), desc=name, leave=False) as bar:
 
         def embed(chunk: Tensor) -> list[Tensor]:
-            embeddings = forward.embed_changed(change(chunk))
+            embeddings = embed_changed(forward, change(chunk))
             bar.update(len(chunk))
             return list(embeddings)
 

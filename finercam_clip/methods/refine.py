@@ -13,6 +13,7 @@ from finercam_clip.errors import InputError
 from finercam_clip.opencv import cv2
 from finercam_clip.options import Refinement
 from finercam_clip.towers.forward import ForwardPass
+from finercam_clip.towers.passes import attentions, patches_of, transformer_of
 
 _BLOCKS = 8
 _BOX_THRESHOLD = 0.4
@@ -52,9 +53,9 @@ def boxed(grid: NDArray[np.float32]) -> NDArray[np.bool_]:
 
 def _spread(forward: ForwardPass) -> Tensor:
     """R^2, float32 [N, N]."""
-    count = min(_BLOCKS, len(forward.transformer.blocks()))
-    weights = torch.stack([w.mean(0) for w in forward.attentions(count).weights]).mean(0)
-    return affinity_matrix(forward.patches_of(forward.patches_of(weights).T).T)
+    count = min(_BLOCKS, len(transformer_of(forward).blocks()))
+    weights = torch.stack([w.mean(0) for w in attentions(forward, count).weights]).mean(0)
+    return affinity_matrix(patches_of(forward, patches_of(forward, weights).T).T)
 
 
 def affinity_matrix(attention: Tensor) -> Tensor:

@@ -24,8 +24,10 @@ from finercam_clip.errors import InputError
 from finercam_clip.explainer import Explainer, ImageEncoding
 from finercam_clip.files import make_folder
 from finercam_clip.images import read_image
-from finercam_clip.options import MODES, Changes, Options
-from finercam_clip.question import Question, ask, candidates, resolve_options
+from finercam_clip.options import Changes, Options
+from finercam_clip.presets import MODES
+from finercam_clip.question import Question, ask, candidates
+from finercam_clip.resolve import resolve_options
 from finercam_clip.runs.folder import (
     MANIFEST,
     Record,
@@ -172,10 +174,7 @@ def _vocabulary(space: ConceptSpace, dataset: DataSet, options: Options) -> Any:
 
 
 def _check(space: ConceptSpace, dataset: DataSet, asked: dict[str, Asked], options: Options) -> None:
-    """Every question, before any image costs anything.
-
-    All texts are embedded here, in the order of the data set: a run that goes on later rounds alike.
-    """
+    """Every question, before any image costs anything."""
     vocabulary = []
     if any(question["contrasts"] is None for question in asked.values()):
         vocabulary = space.vocabulary(_vocabulary(space, dataset, options))

@@ -1,4 +1,4 @@
-"""One run of a tower over one image: all that a method may read, and further passes for methods that need more."""
+"""One run of a tower over one image: all that a method may read. For further passes over it see `passes`."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-import torch
 from torch import Tensor
 
 from finercam_clip.errors import InputError
 from finercam_clip.options import Layer
-from finercam_clip.towers.attention import Attentions, attentions_of
+from finercam_clip.towers.layers import tails_at
 from finercam_clip.towers.tails import AutogradTail, Tail
-from finercam_clip.towers.tower import Tower, Transformer, pooled_by_attention
+from finercam_clip.towers.tower import Tower
 
 Value = TypeVar("Value")
 
@@ -50,6 +49,11 @@ class ForwardPass:
         """f, float32 [D]."""
         return self.tail.embedding
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of what the tower saw, pixels."""
+        return self.pixels.shape[-2], self.pixels.shape[-1]
+
     def once(self, key: Hashable, make: Callable[[], Value]) -> Value:
         """What `make` gives, made when first asked for and kept as long as this pass is."""
         if key not in self.kept:
@@ -68,120 +72,15 @@ class ForwardPass:
         value = lately[self, key] = make()
         return value
 
-    # ------------------------------------------------------------------------------------------ of transformers
-
-    @property
-    def transformer(self) -> Transformer:
-        """The tower. Raises InputError where it is no transformer."""
-        if not isinstance(self.tower, Transformer):
-            raise InputError(
-                f"this method is for transformers; the image tower is of family {self.tower.family.name}: "
-                "use hirescam, gradcam, occlusion or rise"
-            )
-        return self.tower
-
-    @property
-    def pools(self) -> str:
-        """What the embedding is made of: "token", "mean" or "attention"."""
-        own = self.transformer.pools
-        return own if self.pooling == "model" else self.pooling
-
-    def attentions(self, count: int | None = None, *, end: int | None = None, graph: bool = False) -> Attentions:
-        """The self-attention of consecutive blocks, and the embedding of the tokens after them.
-
-        Args:
-            count: How many blocks, by default all of them.
-            end: The index of the last of them, by default the tower's last block.
-            graph: Whether gradients can be asked for.
-        """
-        return self.recently(("attentions", count, end, graph), lambda: self._attentions(count, end, graph))
-
-    def _attentions(self, count: int | None, end: int | None, graph: bool) -> Attentions:
-        tower = self.transformer
-        blocks = tower.blocks()[: None if end is None else end + 1]
-        blocks = blocks if count is None else blocks[-count:]
-        with tower.ready(self._size):
-            return attentions_of(
-                blocks,
-                [tower.attention(block) for block in blocks],
-                lambda: tower.visual(self.pixels),
-                lambda tokens: tower.scored(tower.finish(tokens, self.pooling)),
-                graph=graph,
-            )
-
-    @torch.no_grad()
-    def tokens_before(self, block: Any) -> Tensor:
-        """The tokens that go into a block, [n, C]."""
-        inputs: list[Tensor] = []
-        handle = block.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
-        try:
-            with self.tower.ready(self._size):
-                self.tower.visual(self.pixels)
-        finally:
-            handle.remove()
-        return inputs[0][0]
-
-    @torch.no_grad()
-    def tokens_with(self, attended: Tensor) -> Tensor:
-        """The tokens after the last block, [n, C], if its attention gave `attended` [n, C]."""
-        block = self.transformer.blocks()[-1]
-        outputs: list[Tensor] = []
-
-        def give(module: Any, args: Any, output: Any) -> Any:
-            return (attended[None], None) if isinstance(output, tuple) else attended[None]
-
-        handles = [
-            self.transformer.attention(block).module.register_forward_hook(give),
-            block.register_forward_hook(lambda _, __, output: outputs.append(output)),
-        ]
-        try:
-            with self.tower.ready(self._size):
-                self.tower.visual(self.pixels)
-        finally:
-            for handle in handles:
-                handle.remove()
-        return outputs[0][0]
-
-    def patches_of(self, values: Tensor) -> Tensor:
-        """[..., n] -> [..., N]: the values of the patches among those of all tokens."""
-        return values[..., values.shape[-1] - self.grid[0] * self.grid[1] :]
-
-    def pooled_row(self, matrix: Tensor) -> Tensor:
-        """What the pooled tokens have of each patch, [N], in a matrix between tokens [n, n]."""
-        if self.pools == "attention":
-            raise pooled_by_attention("this method")
-        rows = matrix[:1] if self.pools == "token" else self.patches_of(matrix.T).T
-        return self.patches_of(rows.mean(0))
-
-    @torch.no_grad()
-    def embedded_patches(self, tokens: Tensor) -> Tensor:
-        """Tokens after the last block [n, C] -> the embeddings of the patches [N, D], as scores are taken from them."""
-        return self.tower.scored(self.patches_of(self.transformer.project(tokens).T).T)
-
-    # --------------------------------------------------------------------------------------------- of any tower
-
-    @torch.no_grad()
-    def embed_changed(self, pixels: Tensor) -> Tensor:
-        """The embeddings [M, D] of changed images, pixels [M, 3, H, W], pooled as this one is."""
-        with self.tower.ready(self._size):
-            return self.tower.scored(self.tower.features(pixels, self.pooling))
-
-    @property
-    def _size(self) -> tuple[int, int]:
-        return self.pixels.shape[-2], self.pixels.shape[-1]
-
 
 def run(tower: Tower, pixels: Tensor, pooling: str = "model", layer: Layer = None) -> list[ForwardPass]:
-    """Runs a tower over a batch of images of one size.
+    """Runs a tower over a batch of images of one size: one pass per image.
 
     Args:
         tower: The tower.
         pixels: [B, 3, H, W].
-        pooling: "model", as the tower pools; "mean", the mean of the patch tokens; "token", the class token.
-        layer: Target layer: None, the family's own; an index; a module's name; or several of these.
-
-    Returns:
-        One pass per image.
+        pooling: How tokens are pooled (see `Options`).
+        layer: Target layer, or several.
 
     Raises:
         InputError: The tower cannot do it this way.
@@ -192,7 +91,7 @@ def run(tower: Tower, pixels: Tensor, pooling: str = "model", layer: Layer = Non
         raise InputError("layer=() names no target layer: give one, or None for the family's own")
     with tower.ready(size):
         per_layer = [
-            tower.tails(pixels, pooling) if one is None else tower.tails_at(pixels, pooling, one) for one in layers
+            tower.tails(pixels, pooling) if one is None else tails_at(tower, pixels, pooling, one) for one in layers
         ]
         grids = {_grid(tower, tails[0], size) for tails in per_layer}
     if len(grids) > 1:

@@ -84,13 +84,9 @@ class Cut(NamedTuple):
 def record(
     visual: nn.Module, cut: Cut, patches: Callable[[Tensor], Tensor], scored: Callable[[Tensor], Tensor]
 ) -> list[AutogradTail]:
-    """Runs the rest of a tower image by image, with a graph that begins at A.
+    """Runs the rest of a tower image by image, with a graph that begins at A; its parameters are frozen meanwhile.
 
-    Args:
-        visual: The tower, whose parameters are frozen meanwhile.
-        cut: Where it was cut.
-        patches: The layer's output -> [1, N, C], as a view.
-        scored: Embeddings before normalising -> as scores are taken from them.
+    `patches` and `scored` are the tower's (see `Tower`).
     """
     leaves: list[Tensor] = []
 
@@ -117,14 +113,9 @@ class _ReachedError(Exception):
 
 @torch.no_grad()
 def input_of(module: nn.Module, run: Callable[[], Any]) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """Runs a tower up to one of its modules.
+    """Lets `run` run a tower up to one of its modules: what that would have got, and the module as a function of it.
 
-    Args:
-        module: Where to stop.
-        run: Runs the tower.
-
-    Returns:
-        What the module would have got, and the module as a function of that alone: its other arguments are kept.
+    The function keeps the module's other arguments.
     """
     calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
 

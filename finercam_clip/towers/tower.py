@@ -10,8 +10,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, ClassVar, NamedTuple
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from finercam_clip.errors import InputError
 from finercam_clip.objectives import unit_norm
@@ -115,8 +114,6 @@ class Tower(ABC):
         features: Tensor = output[0] if isinstance(output, tuple) else output  # some return their tokens, too
         return features
 
-    # ---------------------------------------------------------------------------------- what follows from that
-
     def tails(self, pixels: Tensor, pooling: str = "model") -> list[Tail]:
         """One tail per image at the target layer: in closed form where there is one, else as recorded."""
         self.check_pooling(pooling)
@@ -126,43 +123,6 @@ class Tower(ABC):
     def recorded(self, cut: Cut) -> list[AutogradTail]:
         """One tail per image: the graph of the rest of the tower."""
         return record(self.visual, cut, self.patches, self.scored)
-
-    def tails_at(self, pixels: Tensor, pooling: str, layer: int | str) -> list[AutogradTail]:
-        """One tail per image with another layer's output as A: the whole tower is run, with a graph from there on.
-
-        Args:
-            pixels: [B, 3, H, W].
-            pooling: How the tokens are pooled.
-            layer: An index among `layers`, or the name of any module of the tower.
-
-        Raises:
-            InputError: There is no such layer, its output is no grid of patches, or no gradient reaches them.
-        """
-        self.check_pooling(pooling)
-        module = self.layer_named(layer)
-        name = self._names_of([module])[0]
-        try:
-            tails = self.recorded(Cut(pixels, lambda x: self.features(x, pooling), module))
-            (gradient,) = tails[0].gradients(torch.ones_like(tails[0].embedding)[None])
-            if gradient.ndim != 2:
-                raise IndexError("the patches are no rows of channels")
-        except (IndexError, AttributeError, RuntimeError) as error:
-            raise InputError(f"layer {name} gives no grid of patches; {self._usable_layers()}") from error
-        if not gradient.any():
-            raise InputError(
-                f"no gradient reaches the patches at layer {name}, so its maps would be empty; {self._usable_layers()}"
-            )
-        return tails
-
-    def layer_named(self, layer: int | str) -> nn.Module:
-        """One of `layers` by its index, or any module of the tower by its name. Raises InputError if there is none."""
-        try:
-            module: nn.Module = self.layers()[layer] if isinstance(layer, int) else self.visual.get_submodule(layer)
-        except (IndexError, AttributeError) as error:
-            raise InputError(
-                f"there is no layer {layer}; {self._usable_layers()}, or any other module's name"
-            ) from error
-        return module
 
     def scored(self, features: Tensor) -> Tensor:
         """Features [..., D] as scores are taken from them, float32."""
@@ -180,13 +140,6 @@ class Tower(ABC):
         return InputError(
             f"{kind} takes images of {self.size[0]} x {self.size[1]} only; leave image_size out for this model"
         )
-
-    def _usable_layers(self) -> str:
-        return f"layers that can be asked: {', '.join(self._names_of(self.layers()))}, or their index from -1"
-
-    def _names_of(self, modules: list[Any]) -> list[str]:
-        names = {id(module): name for name, module in self.visual.named_modules()}
-        return [names[id(module)] for module in modules]
 
 
 class Transformer(Tower):

@@ -14,7 +14,7 @@ from finercam_clip.explanation import Explanation
 from finercam_clip.models.catalogue import BUNDLED, list_models
 from finercam_clip.models.classifier import PHOTOS
 from finercam_clip.options import Options, Precision
-from finercam_clip.question import resolve_options
+from finercam_clip.resolve import resolve_options
 
 MOST_TARGETS = 100  # of one question: nobody would look at more
 _MODELS_KEPT = 2  # besides the first: the one in use, and the last one

@@ -13,7 +13,8 @@ from finercam_clip.errors import InputError
 from finercam_clip.explainer import Explainer
 from finercam_clip.methods import METHODS
 from finercam_clip.models.catalogue import BUNDLED
-from finercam_clip.options import PRESETS, Options
+from finercam_clip.options import Options
+from finercam_clip.presets import PRESETS
 from finercam_clip.ui import results
 from finercam_clip.ui.ask import Session, ask, examples, keeping_models, model_names, name_of
 

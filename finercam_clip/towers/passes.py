@@ -1,0 +1,122 @@
+"""Further passes of a tower over an image that it has seen, for methods that need more than a tail."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from finercam_clip.errors import InputError
+from finercam_clip.towers.attention import Attentions, attentions_of
+from finercam_clip.towers.forward import ForwardPass
+from finercam_clip.towers.tower import Transformer, pooled_by_attention
+
+
+def transformer_of(forward: ForwardPass) -> Transformer:
+    """The tower. Raises InputError where it is no transformer."""
+    if not isinstance(forward.tower, Transformer):
+        raise InputError(
+            f"this method is for transformers; the image tower is of family {forward.tower.family.name}: "
+            "use hirescam, gradcam, occlusion or rise"
+        )
+    return forward.tower
+
+
+def pools_of(forward: ForwardPass) -> str:
+    """What the embedding is made of: "token", "mean" or "attention"."""
+    own = transformer_of(forward).pools
+    return own if forward.pooling == "model" else forward.pooling
+
+
+def attentions(
+    forward: ForwardPass, count: int | None = None, *, end: int | None = None, graph: bool = False
+) -> Attentions:
+    """The self-attention of consecutive blocks, and the embedding of the tokens after them.
+
+    Args:
+        forward: The image. Its attention is kept until another image is asked about.
+        count: How many blocks, by default all of them.
+        end: The index of the last of them, by default the tower's last block.
+        graph: Whether gradients can be asked for.
+    """
+    tower = transformer_of(forward)
+
+    def make() -> Attentions:
+        blocks = tower.blocks()[: None if end is None else end + 1]
+        blocks = blocks if count is None else blocks[-count:]
+        with tower.ready(forward.size):
+            return attentions_of(
+                blocks,
+                [tower.attention(block) for block in blocks],
+                lambda: tower.visual(forward.pixels),
+                lambda tokens: tower.scored(tower.finish(tokens, forward.pooling)),
+                graph=graph,
+            )
+
+    return forward.recently(("attentions", count, end, graph), make)
+
+
+@torch.no_grad()
+def tokens_before(forward: ForwardPass, block: Any) -> Tensor:
+    """The tokens that go into a block, [n, C]."""
+    inputs: list[Tensor] = []
+    handle = block.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
+    try:
+        with forward.tower.ready(forward.size):
+            forward.tower.visual(forward.pixels)
+    finally:
+        handle.remove()
+    return inputs[0][0]
+
+
+@torch.no_grad()
+def tokens_with(forward: ForwardPass, attended: Tensor) -> Tensor:
+    """The tokens after the last block, [n, C], if its attention gave `attended` [n, C]."""
+    tower = transformer_of(forward)
+    block = tower.blocks()[-1]
+    outputs: list[Tensor] = []
+
+    def give(module: Any, args: Any, output: Any) -> Any:
+        return (attended[None], None) if isinstance(output, tuple) else attended[None]
+
+    handles = [
+        tower.attention(block).module.register_forward_hook(give),
+        block.register_forward_hook(lambda _, __, output: outputs.append(output)),
+    ]
+    try:
+        with tower.ready(forward.size):
+            tower.visual(forward.pixels)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return outputs[0][0]
+
+
+def patches_of(forward: ForwardPass, values: Tensor) -> Tensor:
+    """[..., n] -> [..., N]: the values of the patches among those of all tokens."""
+    return values[..., values.shape[-1] - forward.grid[0] * forward.grid[1] :]
+
+
+def pooled_row(forward: ForwardPass, matrix: Tensor) -> Tensor:
+    """What the pooled tokens have of each patch, [N], in a matrix between tokens [n, n]."""
+    pools = pools_of(forward)
+    if pools == "attention":
+        raise pooled_by_attention("this method")
+    rows = matrix[:1] if pools == "token" else patches_of(forward, matrix.T).T
+    return patches_of(forward, rows.mean(0))
+
+
+@torch.no_grad()
+def embedded_patches(forward: ForwardPass, tokens: Tensor) -> Tensor:
+    """Tokens after the last block [n, C] -> the embeddings of the patches [N, D], as scores are taken from them."""
+    tower = transformer_of(forward)
+    return tower.scored(patches_of(forward, tower.project(tokens).T).T)
+
+
+@torch.no_grad()
+def embed_changed(forward: ForwardPass, pixels: Tensor) -> Tensor:
+    """The embeddings [M, D] of changed images, pixels [M, 3, H, W], pooled as this one is. For any tower."""
+    tower = forward.tower
+    with tower.ready(forward.size):
+        return tower.scored(tower.features(pixels, forward.pooling))
