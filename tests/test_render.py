@@ -267,12 +267,6 @@ def test_each_line_of_a_note_is_under_its_line_of_the_caption() -> None:
     assert inks_of_panel(Tile(WHITE, "", captions, note=notes)) == expected
 
 
-def test_without_a_note_a_captions_further_lines_are_one() -> None:
-    for text in ("a red crown", LONG):
-        short, full = Tile(WHITE, "", f"{text}\np 0.98\np 0.02"), Tile(WHITE, "", text, note="p 0.98\np 0.02")
-        np.testing.assert_array_equal(panel([short]), panel([full]))
-
-
 def test_a_warning_is_in_red_and_what_it_is_about_in_ink() -> None:
     assert inks_of_panel(Tile(WHITE, "", LONG, warning=True)) == ["red", "red"]
     assert inks_of_panel(Tile(WHITE, "", LONG, note=LONG, warning=True)) == ["ink", "ink", "red", "red"]

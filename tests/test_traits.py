@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from finercam_clip.aviary import world
+from finercam_clip.aviary import drawing
 from finercam_clip.aviary.demo import BIRD
 from finercam_clip.cli import main
 from finercam_clip.explainer import Explainer
@@ -22,7 +22,7 @@ def birds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three drawn birds, and a file that is no image."""
     root = tmp_path_factory.mktemp("birds")
     for i in range(3):
-        Image.fromarray(world.draw(BIRD, i, size=112).image).save(root / f"{i}.png")
+        Image.fromarray(drawing.draw(BIRD, i, size=112).image).save(root / f"{i}.png")
     (root / "broken.jpg").write_bytes(b"no image")
     return root
 

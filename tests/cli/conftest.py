@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from finercam_clip.aviary import world
+from finercam_clip.aviary import drawing, world
 from finercam_clip.cli import main
 
 from .command import Refused, Run, contents
@@ -58,7 +58,7 @@ def _encoded(image: Image.Image, kind: str) -> bytes:
 @pytest.fixture
 def drawn_bird(folder: Path) -> Path:
     """A bird of the bundled model's own world, wider than high."""
-    scene = world.draw(world.sample_bird(np.random.default_rng(5)), 5, size=160)
+    scene = drawing.draw(world.sample_bird(np.random.default_rng(5)), 5, size=160)
     wide = np.pad(scene.image, ((0, 0), (40, 40), (0, 0)), mode="edge")
     Image.fromarray(wide).save(folder / "drawn.png")
     return folder / "drawn.png"

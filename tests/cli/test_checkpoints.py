@@ -13,6 +13,7 @@ import open_clip
 import pytest
 import torch
 from PIL import Image
+from reference.models import model_of
 from safetensors.torch import save_file
 
 from finercam_clip.explainer import Explainer
@@ -79,7 +80,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused(
     write: Callable[[Path, State], object],
     fragment: str,
 ) -> None:
-    write(folder / name, {key: value.contiguous() for key, value in bundled.loaded.model.state_dict().items()})
+    write(folder / name, {key: value.contiguous() for key, value in model_of(bundled).state_dict().items()})
     refused([*EXPLAIN, name], name, fragment)
 
 

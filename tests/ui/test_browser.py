@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from finercam_clip.aviary import demo, world
+from finercam_clip.aviary import demo, drawing, world
 
 from .question import TARGET
 
@@ -124,7 +124,7 @@ def test_browser_the_page_opens_with_an_answer_and_fetches_nothing_from_elsewher
 def test_browser_upload_ask_and_see_the_heatmap_follow_the_contrast(visitor: Page, tmp_path: Path) -> None:
     before = visitor.heatmap()
     picture = tmp_path / "my bird.png"
-    Image.fromarray(world.draw(demo.BIRD, 7, size=300).image).save(picture)
+    Image.fromarray(drawing.draw(demo.BIRD, 7, size=300).image).save(picture)
     visitor.upload(picture)
     until(lambda: visitor.heatmap() != before)
     visitor.write("targets", "a bird with a red crown and orange legs")

@@ -18,7 +18,7 @@ from PIL import Image
 
 import finercam_clip.ui.serve
 from finercam_clip import cli
-from finercam_clip.aviary import demo, world
+from finercam_clip.aviary import demo, drawing
 from finercam_clip.errors import InputError
 from finercam_clip.explainer import Explainer
 from finercam_clip.ui.serve import launch
@@ -90,7 +90,7 @@ def test_only_uploads_are_read(page: tuple[Any, str], tmp_path: Path) -> None:
     """Whoever reaches the page must not read this machine's other pictures through it."""
     served, address = page
     secret = tmp_path / "secret.png"
-    Image.fromarray(world.draw(demo.BIRD, 7, size=64).image).save(secret)
+    Image.fromarray(drawing.draw(demo.BIRD, 7, size=64).image).save(secret)
     uploaded = Path(os.environ["GRADIO_TEMP_DIR"]) / "bird" / "bird.png"
     uploaded.parent.mkdir()
     shutil.copy(secret, uploaded)
