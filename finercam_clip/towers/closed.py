@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -129,6 +130,11 @@ class QueryTail:
 
     def _with_mean(self, features: Tensor) -> Tensor:
         return features if self.mean is None else features + self.mean.features(self.values, self.scores)
+
+
+def plain(module: Any, kind: type[nn.Module]) -> bool:
+    """Whether a module computes with its own weights alone: torch's own class, and no adapter (LoRA) around it."""
+    return isinstance(module, kind) and type(module).__module__.startswith("torch.nn.")
 
 
 @torch.no_grad()

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from open_clip.transformer import ResidualAttentionBlock
-from torch import Tensor
+from torch import Tensor, nn
 
-from finercam_clip.towers.closed import PullBack, QueryTail, query_tails, recorded_rest
+from finercam_clip.towers.closed import PullBack, QueryTail, plain, query_tails, recorded_rest
 from finercam_clip.towers.tower import Transformer
 
 
@@ -25,6 +25,9 @@ def reads_with_class_token(visual: Any) -> bool:
         and block.attn.in_proj_weight is not None  # keys and values of other widths
         and block.attn.bias_k is None  # a key besides the tokens'
         and not block.attn.add_zero_attn  # a token besides
+        and plain(block.attn, nn.MultiheadAttention)  # adapters (LoRA) add to what a layer's own weights say
+        and all(plain(layer, nn.Linear) for layer in (block.mlp[0], block.mlp[2]))
+        and plain(block.attn.out_proj, nn.Linear)
     )
 
 
@@ -75,7 +78,12 @@ def _class_token_rest(tower: Transformer, residual: Tensor, attended: Tensor) ->
 
 def pools_by_one_query(visual: Any) -> bool:
     """Whether the embedding is one query of the attention pool (CoCa), the others serving its text decoder."""
-    return visual.attn_pool is not None and visual.attn_pool_contrastive is None and visual.pool_type == "tok"
+    return (
+        visual.attn_pool is not None
+        and visual.attn_pool_contrastive is None
+        and visual.pool_type == "tok"
+        and plain(visual.attn_pool.attn, nn.MultiheadAttention)
+    )
 
 
 @torch.no_grad()
