@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor, nn
 
-from finercam_clip.towers.closed import PullBack, QueryTail, plain, query_tails, recorded_rest
+from finercam_clip.towers.closed import PullBack, QueryTail, plain, query_of, query_tails, recorded_rest
 from finercam_clip.towers.tower import Transformer
 
 
@@ -90,22 +90,18 @@ def pools_by_one_query(visual: Any) -> bool:
 def pool_query_tails(tower: Transformer, block: Callable[[Tensor], Tensor], tokens: Tensor) -> Iterator[QueryTail]:
     """What the first query of the attention pool reads of the output of the last block, whose input are `tokens`."""
     visual, pool = tower.visual, tower.visual.attn_pool
-    attention, width = pool.attn, pool.attn.embed_dim
-    own = attention.in_proj_weight
-    parts = own.chunk(3) if own is not None else [getattr(attention, f"{x}_proj_weight") for x in "qkv"]
-    bias = attention.in_proj_bias
-    query = F.linear(pool.ln_q(pool.query[:1]), parts[0], bias[:width]).view(1, attention.num_heads, -1)
+    query, weight, bias = query_of(pool.attn, pool.ln_q(pool.query))
 
     def finish(attended: Tensor) -> Tensor:
-        pooled: Tensor = visual.ln_post(attention.out_proj(attended))
+        pooled: Tensor = visual.ln_post(pool.attn.out_proj(attended))
         return pooled if visual.proj is None else pooled @ visual.proj
 
     return query_tails(
         pool.ln_k(block(tokens)),
         1,
         query,
-        torch.cat(tuple(parts[1:])),
-        bias[width:],
+        weight,
+        bias,
         lambda i, o: recorded_rest(visual, o, finish, tower.scored),
     )
 
