@@ -27,7 +27,6 @@ from finercam_clip.loaded import LoadedModel
 from finercam_clip.methods import maps_of_sums
 from finercam_clip.methods.refine import affinity
 from finercam_clip.options import Changes, ImageSize, Layer, Options, Pooling, Texts
-from finercam_clip.preprocess import input_size
 from finercam_clip.question import Contrasts, Question, ask, concepts_of, slopes_of
 from finercam_clip.questions import ask_many, ask_pairs
 from finercam_clip.resolve import check_encoded, check_pooling, resolve_options
@@ -136,7 +135,7 @@ class Explainer:
         tower, preprocess = self.loaded.tower, self.loaded.preprocess
         pictures = [read_image(image) for image in images]
         shapes = [(picture.height, picture.width) for picture in pictures]
-        sizes = [input_size(options.image_size, preprocess.size, shape, tower.stride) for shape in shapes]
+        sizes = [preprocess.input_size(options.image_size, shape, tower.stride) for shape in shapes]
         encodings: dict[int, ImageEncoding] = {}
         for size, squeeze in dict.fromkeys(sizes):  # images of one size go through the tower together
             members = [i for i, own in enumerate(sizes) if own == (size, squeeze)]

@@ -288,9 +288,9 @@ def test_what_is_kept_is_bounded_and_the_last_that_was_asked_for(monkeypatch: py
     explainer = tiny_explainer()
     space: Any = explainer.loaded.space
     first = explainer.embed([RED, BLUE, GREEN])
-    assert list(space.kept) == [(BLUE,), (GREEN,)]
+    assert list(space.kept[None]) == [(BLUE,), (GREEN,)]
     explainer.embed([BLUE])
-    assert list(space.kept) == [(GREEN,), (BLUE,)]
+    assert list(space.kept[None]) == [(GREEN,), (BLUE,)]
     assert torch.equal(explainer.embed([GREEN, RED, "a bird"])[:2], first[[2, 0]])
 
 

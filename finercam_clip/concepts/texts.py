@@ -30,19 +30,26 @@ class TextSpace:
         encode: Token ids [K, L] -> embeddings before normalising [K, D].
         tokens: Texts -> token ids.
         device: Where the text tower is.
-        scale: The model's logit scale.
-        kept: The texts of a concept in all templates -> its embedding [D]; the last `KEPT` that were asked for.
+        logit_scale: The model's, a scalar; similarities are its exponential times cosines.
+        version: What changes whenever the weights do, for a model that is being trained.
+        kept: Version -> the texts of a concept in all templates -> its embedding [D]; the last `KEPT` asked for.
     """
 
     encode: Callable[[Tensor], Tensor]
     tokens: Tokens
     device: torch.device
-    scale: float
-    kept: dict[tuple[str, ...], Tensor] = field(default_factory=dict, repr=False)
+    logit_scale: Tensor
+    version: Callable[[], object] = lambda: None
+    kept: dict[object, dict[tuple[str, ...], Tensor]] = field(default_factory=dict, repr=False)
 
     score: ClassVar[Score] = "cosine"
     similar_by: ClassVar[SimilarBy] = "concepts"
     names: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def scale(self) -> float:
+        """About 100 in CLIP."""
+        return float(self.logit_scale.detach().exp())
 
     def concept(self, text: Text, role: str) -> Concept:
         """The text as it is."""
@@ -62,12 +69,16 @@ class TextSpace:
             raise InputError("there are no texts to embed: give at least one")
         forms = templates_of(templates)
         keys = [written(concept, forms) for concept in concepts]
-        missing = [texts for texts in dict.fromkeys(keys) if texts not in self.kept]
-        embeddings = {texts: self.kept.pop(texts) for texts in dict.fromkeys(keys) if texts in self.kept}
+        version = self.version()
+        if version not in self.kept:
+            self.kept.clear()
+        kept = self.kept.setdefault(version, {})
+        missing = [texts for texts in dict.fromkeys(keys) if texts not in kept]
+        embeddings = {texts: kept.pop(texts) for texts in dict.fromkeys(keys) if texts in kept}
         embeddings |= dict(zip(missing, self._embedded(missing), strict=True)) if missing else {}
-        self.kept.update(embeddings)  # those just asked for last
-        for texts in list(self.kept)[: max(len(self.kept) - KEPT, 0)]:
-            del self.kept[texts]
+        kept.update(embeddings)  # those just asked for last
+        for texts in list(kept)[: max(len(kept) - KEPT, 0)]:
+            del kept[texts]
         return torch.stack([embeddings[texts] for texts in keys])
 
     @torch.no_grad()
@@ -83,7 +94,7 @@ class TextSpace:
 
     def _encoded(self, ids: Tensor) -> Tensor:
         """Embeddings before normalising of at most one batch; what is missing of it is filled and dropped again."""
-        filled = torch.cat([ids, ids[-1:].expand(self._batch - len(ids), -1)])
+        filled = torch.cat([ids, ids[-1:].expand(self._batch - len(ids), *ids.shape[1:])])
         return self.encode(filled.to(self.device))[: len(ids)]
 
     def vocabulary(self, source: Texts) -> list[Concept]:

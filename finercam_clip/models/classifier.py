@@ -60,6 +60,7 @@ class Backbone(nn.Module):
     def __init__(self, trunk: nn.Module) -> None:
         super().__init__()
         self.trunk, self.head = trunk, WithOne()
+        self.train(trunk.training)
 
     def forward(self, pixels: Tensor) -> Tensor:
         output: Tensor = self.head(self.trunk(pixels))
@@ -86,27 +87,54 @@ def loaded_classifier(
     rows = None if head is None else read_head(head)
     names = None if classes is None else class_names(classes)
     trunk, origin = _trunk(backbone, None if pretrained is None else str(pretrained), rows is not None)
+    trunk.eval().requires_grad_(False)
+    return classifier_of(trunk, backbone, origin, names, device=place, dtype=dtype, rows=rows, pooling=pooling)
+
+
+def classifier_of(
+    trunk: Any,
+    name: str,
+    origin: str,
+    names: Sequence[str] | None,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    rows: tuple[Tensor, Tensor] | None = None,
+    pooling: str | None = None,
+) -> LoadedModel:
+    """A model of timm as a classifier. Its own head is taken out of it.
+
+    Args:
+        trunk: The model.
+        name: What it is called.
+        origin: Where its weights came from.
+        names: Of the classes; None: ImageNet's where it was made for them, else numbers.
+        device: Where it is put.
+        dtype: Its precision.
+        rows: Weight and bias of another head; None: its own.
+        pooling: What the head reads.
+
+    Raises:
+        InputError: The head is another backbone's, or does not fit the names or the pooling.
+    """
     if rows is None:
-        rows = _own_head(trunk, backbone)
+        rows = _own_head(trunk, name)
         names = _imagenet_names(trunk) if names is None else names
     weight, bias = rows
     space = named_head(weight, bias, names)
-    _pool(trunk, pooling or "model", backbone)
+    _pool(trunk, pooling or "model", name)
     width = getattr(trunk, "head_hidden_size", None) or trunk.num_features
     if weight.shape[1] != width:
-        raise InputError(
-            f"the head reads {weight.shape[1]} features, {backbone} gives {width}: it is another backbone's"
-        )
+        raise InputError(f"the head reads {weight.shape[1]} features, {name} gives {width}: it is another backbone's")
     reads = getattr(trunk, "global_pool", None)
     preprocess = _preprocess_of(trunk)
-    visual = Backbone(trunk).eval().requires_grad_(False).to(place, dtype)
     return LoadedModel(
-        name=backbone,
+        name=name,
         pretrained=origin,
-        tower=tower_of(visual, preprocess.size, unit_norm=False),
+        tower=tower_of(Backbone(trunk).to(device, dtype), preprocess.size, unit_norm=False),
         preprocess=preprocess,
-        space=replace(space, rows=space.rows.to(place), reads=reads if isinstance(reads, str) else "model"),
-        device=place,
+        space=replace(space, rows=space.rows.to(device), reads=reads if isinstance(reads, str) else "model"),
+        device=device,
         dtype=dtype,
     )
 

@@ -55,7 +55,7 @@ def text_space(model: Any, tokenizer: Any, device: torch.device) -> TextSpace:
     table = _token_table(model)
     known = None if table is None else (table != 0).any(1)
     tokens = Tokens(tokenizer, None if known is None or bool(known.all()) else known)
-    return TextSpace(model.encode_text, tokens, device, float(model.logit_scale.detach().exp()))
+    return TextSpace(model.encode_text, tokens, device, model.logit_scale)
 
 
 def _token_table(model: nn.Module) -> Tensor | None:

@@ -92,7 +92,7 @@ def record(
 
     def start(module: nn.Module | None, inputs: Any, output: Tensor) -> Tensor:
         leaves.append(output.detach().requires_grad_())
-        return leaves[-1]
+        return leaves[-1].clone()  # what follows may change it in place
 
     handle = None if cut.layer is None else cut.layer.register_forward_hook(start)
     tails: list[AutogradTail] = []
