@@ -21,6 +21,7 @@ from reference.towers import hooked
 from reference.unchanged import unchanged
 from skimage import data
 from torch import Tensor, nn
+from torchvision.transforms import v2 as V2
 
 import finercam_clip
 from finercam_clip import InputError
@@ -151,13 +152,11 @@ def test_half_precision(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize(
     ("targets", "closed"),
-    [(["c_fc", "c_proj"], False), (["out_proj"], False), (["conv1"], True), (["ln_1"], None)],
+    [(["c_fc", "c_proj"], False), (["attn"], False), (["conv1"], True)],
 )
-def test_adapters_count_and_are_never_passed_by(targets: list[str], closed: bool | None) -> None:
+def test_adapters_count_and_are_never_passed_by(targets: list[str], closed: bool) -> None:
     """LoRA puts layers into the tower: the closed form would read their base weights and be wrong without a word."""
     peft = pytest.importorskip("peft", reason="pip install peft")
-    if closed is None:
-        pytest.skip("peft has no adapter for a layer norm")
     model, transform, tokenizer = _tiny()
     plain = finercam_clip.wrap(copy.deepcopy(model), transform, tokenizer).explain(NOISE, RED, [BLUE])
     adapted = peft.get_peft_model(model, peft.LoraConfig(r=4, target_modules=targets, init_lora_weights=False))
@@ -206,7 +205,9 @@ transformers = pytest.importorskip("transformers", reason="pip install 'finercam
 def _vocabulary(folder: Path) -> Any:
     """CLIP's own tokenizer in Hugging Face's format, made of open_clip's vocabulary."""
     own = open_clip.SimpleTokenizer()
-    (folder / "vocab.json").write_text(json.dumps(own.encoder), encoding="utf-8")
+    ends = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}
+    vocabulary = {ends.get(word, word): number for word, number in own.encoder.items()}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
     merges = sorted(own.bpe_ranks, key=own.bpe_ranks.__getitem__)
     (folder / "merges.txt").write_text(
         "#version: 0.2\n" + "\n".join(" ".join(pair) for pair in merges), encoding="utf-8"
@@ -288,6 +289,7 @@ def test_hugging_faces_models_have_their_own_scores_and_right_gradients(
         assert explainer.loaded.space.scale == pytest.approx(float(model.logit_scale.exp()))
         assert isinstance(encoding.forward.tail, QueryTail)
         tower: Any = explainer.loaded.tower
+        model.set_attn_implementation("sdpa")  # the eager one's softmax is float32: finite differences drown in that
         _check_gradient(
             encoding.forward.tail, tower.visual, tower.layers()[-1], encoding.forward.pixels, prefix=tower.prefix
         )
@@ -307,7 +309,9 @@ def test_every_method_that_says_it_works_works(kind: str, processors: dict[str, 
         assert grid.shape == encoding.grid
         assert np.isfinite(grid).all()
         assert np.abs(grid).max() > 0, method
-    assert refused == ([] if kind == "clip" else ["grad-eclip", "chefer", "rollout"])
+    assert refused == (
+        [] if kind == "clip" else ["grad-eclip", "chefer", "rollout", "maskclip", "clip-surgery", "sclip"]
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -388,7 +392,7 @@ def test_a_folder_in_hugging_faces_format_is_loaded_by_name(processors: dict[str
     processors["clip"].save_pretrained(tmp_path)
     loaded = finercam_clip.load(f"hf:{tmp_path}")
     one, two = (e.explain(CHELSEA, RED, [BLUE]) for e in (loaded, finercam_clip.wrap(model, processors["clip"])))
-    assert np.array_equal(one.grid, two.grid)
+    np.testing.assert_allclose(one.grid, two.grid, rtol=1e-5, atol=1e-6 * np.abs(two.grid).max())
     with pytest.raises(InputError, match=r"could not be (loaded|downloaded)"):
         finercam_clip.load(f"hf:{tmp_path}/none")
     with pytest.raises(InputError, match="its own weights"):
@@ -435,7 +439,7 @@ def test_torchvisions_networks_have_their_own_logits_and_right_gradients(name: s
     # The gradient of a logit on A, by autograd through the model itself.
     outputs: list[Tensor] = []
     model.requires_grad_(True)
-    with hooked(model.get_submodule(layer), lambda out: outputs.append(out.clone()) or outputs[-1]):
+    with hooked(model.get_submodule(layer), lambda out: outputs.append(out.clone()) or outputs[-1].clone()):
         (slope,) = torch.autograd.grad(model(encoding.forward.pixels)[0, index], outputs[-1:] or None)  # type: ignore[arg-type]
     expected = tower.patches(slope)[0]
     space: Any = explainer.loaded.space
@@ -534,7 +538,7 @@ def test_a_real_classifier_in_memory_on_real_photographs() -> None:
 # ---------------------------------------------------------------------------------------------------- preprocessing
 
 T = torchvision.transforms
-V2 = torchvision.transforms.v2
+
 NORMALIZE = T.Normalize((0.4, 0.5, 0.6), (0.2, 0.3, 0.25))
 
 TRANSFORMS: dict[str, tuple[Any, str, tuple[int, int]]] = {
@@ -608,7 +612,7 @@ WRONG_TRANSFORMS: dict[str, tuple[Any, str]] = {
     "no size": (T.Compose([T.ToTensor(), NORMALIZE]), "must resize and normalise"),
     "no normalising": (T.Compose([T.Resize((64, 64)), T.ToTensor()]), "must resize and normalise"),
     "no crop": (T.Compose([T.Resize(64), T.ToTensor(), NORMALIZE]), "centre crop"),
-    "no tensor": (T.Compose([T.Resize((64, 64)), NORMALIZE]), "cannot be read|tensor|damaged|must give"),
+    "no tensor": (T.Compose([T.Resize((64, 64)), NORMALIZE]), "fails on an RGB image: .*Tensor Image"),
     "nearest": (T.Compose([T.Resize((64, 64), T.InterpolationMode.NEAREST), T.ToTensor(), NORMALIZE]), "resizes by"),
     "colours swapped": (
         T.Compose([T.Resize((64, 64)), T.ToTensor(), T.Normalize((0.5,) * 3, (0.5,) * 3)]),
@@ -676,7 +680,7 @@ def test_what_is_missing_is_said_in_one_line(processors: dict[str, Any]) -> None
             lambda: finercam_clip.wrap(hub, transformers.CLIPImageProcessor(), processors["clip"].tokenizer),
             "another model's",
         ),
-        (lambda: finercam_clip.wrap(model, other, tokenizer), "48|besides|takes"),
+        (lambda: finercam_clip.wrap(model, other, tokenizer), "fails on the 48 x 48 pixels"),
     ]
     for call, message in cases:
         with pytest.raises(InputError, match=message) as caught:

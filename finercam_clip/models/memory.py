@@ -134,7 +134,7 @@ def _hub(model: Any, processor: Any, tokenizer: Any, name: str, place: dict[str,
     if settings.fit is None and own is not None and settings.size != (own, own):
         height, width = settings.size
         raise InputError(
-            f"the processor gives {width} x {height} pixels, the model takes {own} x {own}: it is another's"
+            f"the processor gives {width} x {height} pixels, the model takes {own} x {own}: it is another model's"
         )
     visual = HubVisual(vision, getattr(model, "visual_projection", nn.Identity()))
     limit = int(model.config.text_config.max_position_embeddings)
@@ -201,9 +201,17 @@ def _checked(loaded: LoadedModel) -> LoadedModel:
     tower: Tower = loaded.tower
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(1, 3, *tower.size, generator=generator).to(loaded.device, loaded.dtype)
-    with tower.ready(tower.size), torch.no_grad():
-        own = tower.scored(tower.features(noise))[0]
-        fast = tower.tails(noise)[0].embedding
+    try:
+        with tower.ready(tower.size), torch.no_grad():
+            own = tower.scored(tower.features(noise))[0]
+            fast = tower.tails(noise)[0].embedding
+    except RuntimeError as error:
+        height, width = tower.size
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"the model fails on the {width} x {height} pixels that the preprocessing gives ({reason}): it is another "
+            "model's"
+        ) from error
     if not float(own @ fast) > 0.999:
         raise InputError(
             f"the image tower {type(tower.visual).__name__} does something besides what its family does: it is not "

@@ -200,7 +200,12 @@ def _check(preprocess: Preprocess) -> None:
     """Raises InputError where a transform does not do what its steps say."""
     for shape in _PROBES:
         size, squeeze = preprocess.input_size(None, shape, (1, 1))
-        pixels, geometry = preprocess(_drawn(shape), size, squeeze=squeeze)
+        try:
+            pixels, geometry = preprocess(_drawn(shape), size, squeeze=squeeze)
+        except InputError:
+            raise
+        except Exception as error:  # the user's own code
+            raise InputError(f"the preprocessing fails on an RGB image: {error}") from error
         if tuple(pixels.shape) != (3, *geometry.size):
             raise InputError(
                 f"the preprocessing gives {list(pixels.shape)}, not {[3, *geometry.size]} as its steps say"

@@ -80,8 +80,7 @@ class AnyModule(Tower):
         self._shift = (0.0, 0.0)
         self._stride = (math.ceil(size[0] / layout.grid[0]), math.ceil(size[1] / layout.grid[1]))
         if layout.channels == 1:
-            with evaluating(visual), torch.no_grad():
-                steps = strided_steps(visual.model, size)
+            steps = strided_steps(visual.model, size)
             jumps = tuple(math.prod(step.stride for step in axis) for axis in steps)
             if all(math.ceil(side / jump) == cells for side, jump, cells in zip(size, jumps, layout.grid, strict=True)):
                 self._stride = (jumps[0], jumps[1])

@@ -26,6 +26,7 @@ def reads_with_class_token(visual: Any) -> bool:
         and block.attn.bias_k is None  # a key besides the tokens'
         and not block.attn.add_zero_attn  # a token besides
         and plain(block.attn, nn.MultiheadAttention)  # adapters (LoRA) add to what a layer's own weights say
+        and len(block.mlp) == 3
         and all(plain(layer, nn.Linear) for layer in (block.mlp[0], block.mlp[2]))
         and plain(block.attn.out_proj, nn.Linear)
     )
