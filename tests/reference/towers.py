@@ -72,9 +72,9 @@ def tower_named(name: str) -> Tower:
 class Wrapped(nn.Module):
     """A model of timm, with the attributes of open_clip's timm towers."""
 
-    def __init__(self, trunk: nn.Module) -> None:
+    def __init__(self, trunk: Any) -> None:
         super().__init__()
-        self.trunk, self.head = trunk, nn.Linear(SMALL["embed_dim"], 16)
+        self.trunk, self.head = trunk, nn.Linear(trunk.num_features, 16)
 
     def forward(self, pixels: Tensor) -> Tensor:
         output: Tensor = self.head(self.trunk(pixels))
@@ -90,7 +90,7 @@ def small_vit(change: Callable[[Any], None] = lambda trunk: None, **settings: An
     """
     torch.manual_seed(0)
     trunk = VisionTransformer(**SMALL, num_classes=0, **{"global_pool": "token"} | settings)
-    return _small(trunk, change)
+    return _small(trunk, SMALL["img_size"], change)
 
 
 def small_eva(change: Callable[[Any], None] = lambda trunk: None, **settings: Any) -> Tower:
@@ -98,16 +98,29 @@ def small_eva(change: Callable[[Any], None] = lambda trunk: None, **settings: An
     torch.manual_seed(0)
     own = {"global_pool": "token", "use_rot_pos_emb": False}
     trunk = Eva(**SMALL, num_classes=0, use_fc_norm=False, **own | settings)
-    return _small(trunk, change)
+    return _small(trunk, SMALL["img_size"], change)
 
 
-def _small(trunk: Any, change: Callable[[Any], None]) -> Tower:
+def small_convnext() -> Tower:
+    """A small ConvNeXt of timm on images of 128 x 192 pixels: four stages of one block."""
+    torch.manual_seed(0)
+    return _small(timm.create_model("convnext_atto", num_classes=0, depths=(1, 1, 1, 1)), (128, 192))
+
+
+def small_swin() -> Tower:
+    """A small Swin of timm on images of 128 x 192 pixels: four stages of one block."""
+    torch.manual_seed(0)
+    settings = {"img_size": (128, 192), "embed_dim": 24, "depths": (1, 1, 1, 1), "num_heads": (1, 2, 4, 8)}
+    return _small(timm.create_model("swin_tiny_patch4_window7_224", num_classes=0, **settings), (128, 192))
+
+
+def _small(trunk: Any, size: tuple[int, int], change: Callable[[Any], None] = lambda trunk: None) -> Tower:
     change(trunk)
     visual = Wrapped(trunk)
     with torch.no_grad():
         for parameter in visual.parameters():  # no zero biases, no unit gains, no even attention
             parameter.add_(0.2 * torch.randn_like(parameter))
-    return tower_of(visual.eval().requires_grad_(False), SMALL["img_size"])
+    return tower_of(visual.eval().requires_grad_(False), size)
 
 
 def pixels_of(size: tuple[int, int], count: int = 1) -> Tensor:
