@@ -29,7 +29,7 @@ from finercam_clip.towers.passes import (
     embed_changed,
     embedded_patches,
     patches_of,
-    pooled_row,
+    pooled_tokens,
     pools_of,
     tokens_before,
     tokens_with,
@@ -167,16 +167,16 @@ def test_patches_come_after_the_other_tokens(forward: ForwardPass) -> None:
     assert patches_of(forward, values).tolist() == list(range(tokens - 24, tokens))
 
 
-def test_what_is_pooled_has_its_row() -> None:
+def test_what_is_pooled_is_the_class_token_or_every_patch_alike() -> None:
     tower = small_vit(reg_tokens=2)
-    matrix = torch.randn(27, 27, generator=torch.Generator().manual_seed(0))
     of_token, of_mean = (run(tower, pixels_of(tower.size), pooling)[0] for pooling in ("model", "mean"))
     assert (pools_of(of_token), pools_of(of_mean)) == ("token", "mean")
-    torch.testing.assert_close(pooled_row(of_token, matrix), matrix[0, 3:])
-    torch.testing.assert_close(pooled_row(of_mean, matrix), matrix[3:, 3:].mean(0))
+    weights = torch.rand(4, 27, 27)
+    assert pooled_tokens(of_token, weights).tolist() == [1] + 26 * [0]
+    torch.testing.assert_close(pooled_tokens(of_mean, weights), torch.tensor([0.0] * 3 + 24 * [1 / 24]))
     pooled_by_attention = small_vit(global_pool="map")
     with pytest.raises(InputError, match="this one pools by attention"):
-        pooled_row(run(pooled_by_attention, pixels_of(tower.size))[0], matrix)
+        pooled_tokens(run(pooled_by_attention, pixels_of(tower.size))[0], weights)
 
 
 @torch.no_grad()

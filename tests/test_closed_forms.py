@@ -26,6 +26,7 @@ from finercam_clip.methods import METHODS
 from finercam_clip.methods.gradients import gradcam, hirescam
 from finercam_clip.towers import Tower
 from finercam_clip.towers.closed import QueryTail
+from finercam_clip.towers.forward import run
 from finercam_clip.towers.layers import tails_at
 from finercam_clip.towers.tails import AutogradTail, Tail
 
@@ -237,6 +238,18 @@ def test_the_model_is_left_as_it_was(pooling: str, asks_for_gradients: bool) -> 
                 explainer.explain(NOISE, "a red bird", ["a blue bird"], pooling=pooling, method=method)
 
 
+def test_a_model_in_training_answers_without_dropping_out_and_stays_in_training() -> None:
+    tower = small_vit(proj_drop_rate=0.5, attn_drop_rate=0.5)
+    (expected,) = run(tower, pixels_of(tower.size))
+    tower.visual.trunk.blocks.train()
+    with unchanged(tower.visual):
+        (forward,) = run(tower, pixels_of(tower.size))
+    torch.testing.assert_close(forward.embedding, expected.embedding)
+    directions = torch.eye(len(forward.embedding))
+    for gradient, other in zip(forward.tail.gradients(directions), expected.tail.gradients(directions), strict=True):
+        torch.testing.assert_close(gradient, other)
+
+
 @pytest.mark.parametrize("pool_type", ["tok", "avg"])
 @pytest.mark.parametrize("block", [0, -1])
 @pytest.mark.parametrize("pooling", ["model", "mean"])
@@ -266,12 +279,14 @@ def _native(change: Callable[[Any], None] = lambda visual: None, **vision: Any) 
     return tower
 
 
-def _with_pool(**settings: Any) -> Tower:
+def _with_pool(
+    kind: type = AttentionPoolLatent, also: Callable[[Any], None] = lambda trunk: None, **settings: Any
+) -> Tower:
     """A small ViT of timm that pools by attention."""
 
     def change(trunk: Any) -> None:
-        kind = settings.pop("kind", AttentionPoolLatent)
         trunk.attn_pool = kind(48, num_heads=4, mlp_ratio=2, norm_layer=nn.LayerNorm, **settings)
+        also(trunk)
 
     return small_vit(change, global_pool="map", class_token=False)
 
@@ -375,6 +390,22 @@ class _AddsMeanPooled(AttentionPoolLatent):
         return output + x.mean(1)
 
 
+class _Adapted(nn.Linear):
+    """A layer with an adapter (LoRA): it adds to what its own weights say."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + 0.5 * x.mean(-1, keepdim=True)
+
+
+def _adapter(path: str) -> Callable[[Any], None]:
+    """Puts an adapter on a layer."""
+
+    def change(module: Any) -> None:
+        module.get_submodule(path).__class__ = _Adapted
+
+    return change
+
+
 def _as(name: str, kind: type) -> Callable[[Any], None]:
     """Makes the last block, or its attention, one of another class."""
 
@@ -392,6 +423,8 @@ BREAKS: dict[str, Callable[[], Tower]] = {
     "open_clip: projections by weights of their own": lambda: _native(_own_projections),
     "open_clip: a key besides the tokens'": lambda: _native(_key_besides),
     "open_clip: a token besides": lambda: _native(_token_besides),
+    "open_clip: an adapter in the MLP": lambda: _native(_adapter("transformer.resblocks.2.mlp.c_proj")),
+    "open_clip: an adapter on the output": lambda: _native(_adapter("transformer.resblocks.2.attn.out_proj")),
     "open_clip's pool: the mean of its queries": lambda: _native(pool_type="avg", **COCA),
     "open_clip's pool: another pool behind it": lambda: _native(
         _pool_behind_the_pool, width=32, **COCA | {"attentional_pool": "cascade"}
@@ -401,6 +434,7 @@ BREAKS: dict[str, Callable[[], Tower]] = {
     "timm: an attention of another class": lambda: small_vit(_as("attention", _AddsMean)),
     "timm: a norm on the keys": lambda: small_vit(qk_norm=True),
     "timm: a gate": lambda: small_vit(_gate),
+    "timm: an adapter on q, k and v": lambda: small_vit(_adapter("blocks.1.attn.qkv")),
     "EVA: rotary positions": lambda: small_eva(use_rot_pos_emb=True),
     "EVA: q, k and v by layers of their own": lambda: small_eva(qkv_fused=False),
     "EVA: a gate": lambda: small_eva(_gate),
@@ -410,6 +444,7 @@ BREAKS: dict[str, Callable[[], Tower]] = {
     "timm's pool: positions added": lambda: _with_pool(pos_embed="abs", feat_size=24),
     "timm's pool: a norm on the keys": lambda: _with_pool(qk_norm=True),
     "timm's pool: one of another class": lambda: _with_pool(kind=_AddsMeanPooled),
+    "timm's pool: an adapter on keys and values": lambda: _with_pool(also=_adapter("attn_pool.kv")),
 }
 
 
