@@ -10,13 +10,12 @@ import torch
 from torch import Tensor
 
 from finercam_clip.concepts import Concept, Text, concept_of
+from finercam_clip.concepts.kept import Kept
 from finercam_clip.concepts.tokens import Tokens
 from finercam_clip.concepts.vocabulary import spoken, templates_of, vocabulary_of
 from finercam_clip.errors import InputError
 from finercam_clip.objectives import unit_norm
 from finercam_clip.options import Score, SimilarBy, Texts
-
-KEPT = 16_384  # embeddings: 34 MB at 512 dimensions
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +31,7 @@ class TextSpace:
         device: Where the text tower is.
         logit_scale: The model's, a scalar; similarities are its exponential times cosines.
         version: What changes whenever the weights do, for a model that is being trained.
-        kept: Version -> the texts of a concept in all templates -> its embedding [D]; the last `KEPT` asked for.
+        kept: Embeddings of texts that were needed before.
     """
 
     encode: Callable[[Tensor], Tensor]
@@ -40,7 +39,7 @@ class TextSpace:
     device: torch.device
     logit_scale: Tensor
     version: Callable[[], object] = lambda: None
-    kept: dict[object, dict[tuple[str, ...], Tensor]] = field(default_factory=dict, repr=False)
+    kept: Kept = field(default_factory=Kept, repr=False)
 
     score: ClassVar[Score] = "cosine"
     similar_by: ClassVar[SimilarBy] = "concepts"
@@ -68,18 +67,7 @@ class TextSpace:
         if not concepts:
             raise InputError("there are no texts to embed: give at least one")
         forms = templates_of(templates)
-        keys = [written(concept, forms) for concept in concepts]
-        version = self.version()
-        if version not in self.kept:
-            self.kept.clear()
-        kept = self.kept.setdefault(version, {})
-        missing = [texts for texts in dict.fromkeys(keys) if texts not in kept]
-        embeddings = {texts: kept.pop(texts) for texts in dict.fromkeys(keys) if texts in kept}
-        embeddings |= dict(zip(missing, self._embedded(missing), strict=True)) if missing else {}
-        kept.update(embeddings)  # those just asked for last
-        for texts in list(kept)[: max(len(kept) - KEPT, 0)]:
-            del kept[texts]
-        return torch.stack([embeddings[texts] for texts in keys])
+        return self.kept.of([written(concept, forms) for concept in concepts], self.version(), self._embedded)
 
     @torch.no_grad()
     def _embedded(self, ensembles: Sequence[tuple[str, ...]]) -> Tensor:
