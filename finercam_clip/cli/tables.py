@@ -172,7 +172,12 @@ def _add_ui(add_command: AddCommand) -> None:
 
 
 def _ui(arguments: argparse.Namespace) -> None:
+    from finercam_clip.ui.models import first_model
     from finercam_clip.ui.serve import check_installed, serve
 
     check_installed()
-    serve(load_named(arguments), arguments.host, arguments.port)
+    if any((arguments.model, arguments.pretrained, arguments.classifier, arguments.head, arguments.classes)):
+        explainer = load_named(arguments)
+    else:
+        explainer = first_model(device=arguments.device, precision=arguments.precision)
+    serve(explainer, arguments.host, arguments.port)
