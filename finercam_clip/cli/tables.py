@@ -109,7 +109,7 @@ def _without_nan(row: dict[str, Any]) -> dict[str, Any]:
 def _add_evaluate(add_command: AddCommand) -> None:
     command = add_command(
         "evaluate",
-        "ask a world whose answers are known to the pixel",
+        "questions whose answers are known to the pixel",
         _evaluate,
         "finercam-clip evaluate aviary --questions 100 --method hirescam --method legrad",
         "finercam-clip evaluate sanity",
@@ -166,8 +166,10 @@ def _add_ui(add_command: AddCommand) -> None:
         "finercam-clip ui",
         "finercam-clip ui --model ViT-B-16 --pretrained openai --port 8000",
     )
-    command.add_argument("--host", default="127.0.0.1", help="who can reach it (%(default)s: this machine only)")
-    command.add_argument("--port", type=int, help="of the page (the first free one from 7860)")
+    command.add_argument(
+        "--host", default="127.0.0.1", help="the address to listen on (%(default)s: this machine only)"
+    )
+    command.add_argument("--port", type=int, help="the port of the page (the first free one from 7860)")
     add_model_arguments(command)
 
 

@@ -40,7 +40,7 @@ def model_named(name: str, *, device: str | None = None, precision: Precision = 
     """
     words = name.split(maxsplit=1)
     if not words:
-        raise InputError("there is no model named: choose one, or type an architecture and its weights")
+        raise InputError("no model is named: choose one, or type an architecture and its weights")
     if words[0] == PHOTOS:
         return finercam_clip.load_classifier(PHOTOS, device=device, precision=precision)
     return finercam_clip.load(words[0], words[1] if len(words) > 1 else None, device=device, precision=precision)

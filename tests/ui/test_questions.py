@@ -91,7 +91,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "bad gamma": ({"gamma": -1.0}, "gamma is a number from 0"),
     "unknown model": ({"model": "ViT-B16"}, "did you mean"),
     "model without weights": ({"model": "ViT-B-16"}, "ViT-B-16 needs weights"),
-    "no model": ({"model": " "}, "there is no model named"),
+    "no model": ({"model": " "}, "no model is named"),
     "too many": ({"targets": "\n".join(f"{TARGET} {i}" for i in range(101))}, "101 targets"),
 }
 
