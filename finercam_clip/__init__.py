@@ -1,4 +1,4 @@
-"""finercam_clip: where does an image say one concept and not others? Zero-shot contrastive heatmaps for CLIP.
+"""finercam_clip: which pixels speak for one concept and not for others? Zero-shot contrastive heatmaps for CLIP.
 
     import finercam_clip
     explainer = finercam_clip.load()

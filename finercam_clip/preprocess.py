@@ -76,7 +76,7 @@ class Preprocess:
         cells = (height // stride[0]) * (width // stride[1])
         if cells > MOST_CELLS:
             raise InputError(
-                f"image_size {width} x {height} has {cells:,} cells, more than {MOST_CELLS:,}: choose a smaller"
+                f"image_size {width} x {height} has {cells:,} cells, more than {MOST_CELLS:,}: choose a smaller one"
             )
         return (height, width), image_size == "native"
 

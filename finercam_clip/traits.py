@@ -104,7 +104,7 @@ def read_traits(source: str | Path) -> tuple[Trait, ...]:
     if isinstance(content, list):
         content = {str(text): text for text in content}
     if not isinstance(content, dict) or not content:
-        raise InputError(f"{path} holds no traits: a line each, 'red crown: a bird with a red crown'")
+        raise InputError(f"{path} holds no traits: write one per line, as 'red crown: a bird with a red crown'")
     return tuple(_trait(str(name), value, path) for name, value in content.items())
 
 

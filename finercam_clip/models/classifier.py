@@ -182,7 +182,7 @@ def _fill(trunk: Any, name: str, checkpoint: str, headless: bool) -> None:
     """Loads a checkpoint, timm's own or of the original authors where timm can convert it.
 
     Raises:
-        MisfitError: Some of it does not fit, but for the classifier where that is to be another.
+        MisfitError: A part of it does not fit. The classifier need not, if another one takes its place.
     """
     state = tensors_in(Path(checkpoint))
     if set(state) != set(trunk.state_dict()):
@@ -210,7 +210,7 @@ def _photos() -> Any:
 
 
 def _own_head(trunk: Any, name: str) -> tuple[Tensor, Tensor]:
-    """The classifier that a timm model brings, and is taken out with: the last linear layer."""
+    """A timm model's own classifier, its last linear layer."""
     layer = trunk.get_classifier()
     if not isinstance(layer, nn.Linear):
         raise InputError(f"{name} has no linear classifier of its own: give a head (weight [classes, dim], bias)")

@@ -71,7 +71,7 @@ class QueryTail:
         embedding: f, [D].
         weights: [N, H], the query's attention on each patch.
         values: [N, H, c], W_v a_n, without their bias.
-        bias: Of the values: [H, c], or [N, H, c] where each patch has its own.
+        bias: The bias of the values: [H, c], or [N, H, c] if each patch has its own.
         scores: [N, H], q . W_k a_n / sqrt(c): the part of each score that is linear in a_n.
         attended: o, [H, c], the attention output before its projection.
         query_keys: [H, C], q W_k / sqrt(c): the gradient of a score at a_n.

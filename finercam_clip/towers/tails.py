@@ -113,7 +113,7 @@ class _ReachedError(Exception):
 
 @torch.no_grad()
 def input_of(module: nn.Module, run: Callable[[], Any]) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """Lets `run` run a tower up to one of its modules: what that would have got, and the module as a function of it.
+    """Runs a tower (`run`) up to one of its modules: the module's input, and the module as a function of it.
 
     The function keeps the module's other arguments.
     """

@@ -1,4 +1,4 @@
-"""What the engine knows of an image tower. A family is one subclass of `Tower`; nothing else knows a model.
+"""What the engine knows about an image tower. A family is one subclass of `Tower`; nothing else knows a model.
 
 The few abstract methods are what a family answers; the rest follows from them.
 """
@@ -100,11 +100,11 @@ class Tower(ABC):
         return size[0] // self.stride[0], size[1] // self.stride[1]
 
     def cells(self, output: Tensor) -> tuple[int, int] | None:
-        """The (h, w) that the output of another layer has by its shape. None where its shape does not tell."""
+        """The (h, w) that the output of another layer has by its shape. None if its shape does not tell."""
         return None
 
     def check_pooling(self, pooling: str) -> None:
-        """Raises InputError where the tower cannot pool so."""
+        """Raises InputError if the tower cannot pool so."""
         if pooling != "model":
             raise InputError(f"pooling '{pooling}' is for transformers with patch tokens; use pooling 'model'")
 
