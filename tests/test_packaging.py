@@ -145,7 +145,7 @@ def test_an_installed_wheel_runs_the_demo(installed: Path, tmp_path: Path) -> No
     assert [path.name for path in tmp_path.iterdir()] == ["finercam-demo.png"]
 
 
-TYPED = '''
+TYPED = """
 import finercam_clip
 from finercam_clip import Explanation
 
@@ -154,7 +154,7 @@ reveal_type(explanation.peak)
 reveal_type(finercam_clip.load_classifier("photos").encode(["a.jpg"]))
 finercam_clip.load().explain("bird.jpg", "a red crown", gama=0.6)
 finercam_clip.load(precision="fp31")
-'''
+"""
 
 
 def test_types_are_seen_from_outside(installed: Path, tmp_path: Path) -> None:
