@@ -15,6 +15,7 @@ LINES = 400
 # From the ground up. A room may import rooms of lower floors, and its own files.
 FLOORS = (
     "errors",
+    "checks paths",
     "options files progress tables batches opencv",
     "presets",
     "images geometry objectives render",
