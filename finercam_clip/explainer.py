@@ -30,7 +30,7 @@ from finercam_clip.options import Changes, ImageSize, Layer, Options, Pooling, T
 from finercam_clip.preprocess import input_size
 from finercam_clip.question import Contrasts, Question, ask, concepts_of, slopes_of
 from finercam_clip.questions import ask_many, ask_pairs
-from finercam_clip.resolve import check_encoded, check_pooling, resolve_options
+from finercam_clip.resolve import check_encoded, resolve_options
 from finercam_clip.towers.forward import ForwardPass, run
 
 _BATCH = 32  # images per forward pass
@@ -119,8 +119,7 @@ class Explainer:
             image_size: Size of the model's input.
             layer: Target layer.
         """
-        check_pooling(pooling)
-        options = Options(pooling=pooling, image_size=image_size, layer=layer)
+        options = resolve_options({"pooling": pooling, "image_size": image_size, "layer": layer})
         if not isinstance(images, (list, tuple)):
             return self._encode_batch([images], options)[0]  # type: ignore[list-item]
         return in_batches(lambda chunk: self._encode_batch(chunk, options), images, _BATCH)

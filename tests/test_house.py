@@ -16,7 +16,7 @@ LINES = 400
 FLOORS = (
     "errors",
     "checks paths",
-    "options files progress tables batches opencv",
+    "options files progress tables batches tensors opencv",
     "presets",
     "images geometry objectives render",
     "preprocess concepts towers",
