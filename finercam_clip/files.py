@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import stat
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -107,6 +108,23 @@ def make_folder(path: Path) -> Path:
     except (OSError, ValueError) as error:
         raise InputError(f"the folder {path} cannot be made: {reason(error)}") from error
     return path
+
+
+def check_writable(path: Path) -> None:
+    """Makes sure that a file could be written to a place, before the work and not after it. Nothing is written.
+
+    Raises:
+        InputError: It is a folder or a device, its folder is not there, or it may not be written to.
+    """
+    status = look(path)
+    if status is not None and stat.S_ISDIR(status.st_mode):
+        raise InputError(f"{path} is a folder; name a file in it")
+    if status is not None and not stat.S_ISREG(status.st_mode):
+        raise InputError(f"{path} is no regular file but a pipe or a device, which is not replaced")
+    if not is_folder(path.parent):
+        raise InputError(f"{path}: there is no folder {path.parent}")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise InputError(f"{path} cannot be written: no permission in {path.parent}")
 
 
 def check_folder(path: Path) -> None:
