@@ -8,12 +8,12 @@ import socket
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from finercam_clip.errors import InputError
-from finercam_clip.paths import entries, is_folder, look, reason
+from finercam_clip.paths import entries, is_folder, look, look_or_none, reason, same_file
 
 SETTINGS, MAPS, MANIFEST = "run.json", "maps", "manifest.jsonl"  # in the folder of a run (see `runs.folder`)
 PART = ".part"  # the ending of what is being written; its name begins with a dot
@@ -125,6 +125,19 @@ def check_writable(path: Path) -> None:
         raise InputError(f"{path}: there is no folder {path.parent}")
     if not os.access(path.parent, os.W_OK | os.X_OK):
         raise InputError(f"{path} cannot be written: no permission in {path.parent}")
+
+
+def check_no_input(output: Path, inputs: Iterable[Path]) -> None:
+    """Makes sure that writing a file would not replace one that is read, by whatever path or link.
+
+    Raises:
+        InputError: It would.
+    """
+    if look(output) is None:
+        return
+    for path in inputs:
+        if look_or_none(path) is not None and same_file(output, path):
+            raise InputError(f"{output} is {path}, which is read here and never overwritten: name another file")
 
 
 def check_folder(path: Path) -> None:
@@ -262,27 +275,30 @@ def _remove_if_left(folder: Path) -> None:
 
 
 @contextmanager
-def staged(folder: Path) -> Iterator[Path]:
+def staged(folder: Path, inputs: Iterable[Path] = ()) -> Iterator[Path]:
     """Many files that appear in a folder together, when the last of them is written, or not at all.
 
     Args:
         folder: Where they are to be. It is made if need be.
+        inputs: Files that none of them may replace.
 
     Yields:
         A folder to write them to meanwhile.
 
     Raises:
-        InputError: The folder cannot be written to.
+        InputError: The folder cannot be written to, or one of the files lies where an input does.
     """
     check_folder(folder)
     with workplace(existing(folder), f".finercam{PART}-") as place:
         yield place
-        _move_all(place, folder)
+        _move_all(place, folder, inputs)
 
 
-def _move_all(source: Path, folder: Path) -> None:
+def _move_all(source: Path, folder: Path, inputs: Iterable[Path]) -> None:
     """Moves every file of a folder to the same name in another. What fails is taken back."""
     files = sorted(path for path in source.rglob("*") if path.is_file() and path != source / LOCK)
+    for file in files:
+        check_no_input(folder / file.relative_to(source), inputs)
     new: list[Path] = []
     try:
         for file in files:

@@ -68,6 +68,14 @@ def look(path: Place) -> os.stat_result | None:
         raise InputError(f"{path} cannot be read: {reason(error)}") from error
 
 
+def look_or_none(path: Place) -> os.stat_result | None:
+    """What lies at a path; None also where the system refuses to say, which whoever reads it will tell."""
+    try:
+        return look(path)
+    except InputError:
+        return None
+
+
 def is_folder(path: Place) -> bool:
     """Whether a folder is there. Raises InputError where the system refuses to say."""
     status = look(path)

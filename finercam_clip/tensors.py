@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from finercam_clip.errors import InputError
 
+_SAMPLED = 64  # numbers of a tensor in a fingerprint
 _CHECKED = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -37,3 +39,13 @@ def check_finite(tensors: Mapping[str, Tensor], whose: str, hint: str = "") -> N
     for name, tensor in tensors.items():
         if problem := unusable(tensor):
             raise InputError(f"{whose}: the numbers of '{name}' are {problem}{hint or '; it cannot be explained'}")
+
+
+def fingerprint_of(model: nn.Module) -> str:
+    """What tells the weights of a model from others of the same name: a digest of a few numbers of each tensor."""
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        values = tensor.detach().flatten()
+        some = values[:: max(len(values) // _SAMPLED, 1)].double().cpu()
+        digest.update(f"{name} {list(tensor.shape)} {tensor.dtype}".encode() + some.numpy().tobytes())
+    return digest.hexdigest()[:16]

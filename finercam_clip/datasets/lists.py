@@ -12,7 +12,7 @@ from pathlib import Path
 
 from finercam_clip.datasets.items import DataSet, Item
 from finercam_clip.errors import InputError, did_you_mean, shown
-from finercam_clip.paths import from_text, look, read_text, resolved, text_of
+from finercam_clip.paths import from_text, look_or_none, read_text, resolved, text_of
 from finercam_clip.tables import undefused
 
 SEPARATOR = "|"  # between contrasts in one field of a CSV file
@@ -89,14 +89,6 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
             )
         if row:
             yield line, row
-
-
-def look_or_none(path: Path) -> os.stat_result | None:
-    """What lies at a path; None also where the system refuses to say, which reading the image will tell."""
-    try:
-        return look(path)
-    except InputError:
-        return None
 
 
 def _beside(path: Path, name: str, line: int) -> Path:
