@@ -15,8 +15,9 @@ import re
 import stat
 import unicodedata
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 from finercam_clip.errors import InputError, shown
 
@@ -195,7 +196,8 @@ def read_text(path: Place, most: int = MOST_TEXT) -> str:
         raise InputError(f"{path} cannot be read as UTF-8 text: {error}") from error
 
 
-class Fingerprint(NamedTuple):
+@dataclass(frozen=True)
+class Fingerprint:
     """What tells the content of a file from another that lies at the same path later.
 
     Attributes:

@@ -19,6 +19,7 @@ import os
 import zipfile
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -224,7 +225,7 @@ def record_there(folder: Path, file: str, asked: dict[str, Any], image: Path) ->
                 now = fingerprint(content, image)
             if now.sha256 != source.sha256:
                 return None
-            record["source"] = now._asdict()  # so that its content need not be read the next time
+            record["source"] = asdict(now)  # so that its content need not be read the next time
             _write_arrays(path, record, arrays)
     except (InputError, OSError):
         return None

@@ -243,7 +243,7 @@ class _Work:
             "path": _path_in(item.path, self.dataset.root),
             "split": item.split,
             "size": {"width": encoding.image.shape[1], "height": encoding.image.shape[0]},
-            "source": picture.source._asdict(),
+            "source": asdict(picture.source),
             "asked": asked,
             "target": labels[0],
             "contrasts": labels[1:],

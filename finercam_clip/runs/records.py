@@ -6,6 +6,7 @@ Records come from files, so each is checked before anything else is done with it
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from typing import Any
 
 from finercam_clip import checks
@@ -56,7 +57,7 @@ def geometry_in(record: Record) -> Geometry:
 def source_in(record: Record) -> Fingerprint | None:
     """The fingerprint of the image file that a record was made from; None in records that have none."""
     source = record.get("source")
-    if not isinstance(source, dict) or set(source) != set(Fingerprint._fields):
+    if not isinstance(source, dict) or set(source) != {field.name for field in fields(Fingerprint)}:
         return None
     numbers = [checks.whole(source[name]) for name in ("bytes", "modified", "changed")]
     return Fingerprint(**source) if None not in numbers and isinstance(source["sha256"], str) else None
