@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from typing_extensions import Unpack
 
+from finercam_clip import checks
 from finercam_clip.batches import in_batches
 from finercam_clip.concepts import Text
 from finercam_clip.errors import InputError
@@ -29,7 +30,8 @@ from finercam_clip.methods.refine import affinity
 from finercam_clip.options import Changes, ImageSize, Layer, Options, Pooling, Texts
 from finercam_clip.question import Contrasts, Question, ask, concepts_of, slopes_of
 from finercam_clip.questions import ask_many, ask_pairs
-from finercam_clip.resolve import check_encoded, check_pooling, resolve_options
+from finercam_clip.resolve import check_encoded, resolve_options
+from finercam_clip.tensors import check_finite
 from finercam_clip.towers.forward import ForwardPass, run
 
 _BATCH = 32  # images per forward pass
@@ -118,8 +120,7 @@ class Explainer:
             image_size: Size of the model's input.
             layer: Target layer.
         """
-        check_pooling(pooling)
-        options = Options(pooling=pooling, image_size=image_size, layer=layer)
+        options = resolve_options({"pooling": pooling, "image_size": image_size, "layer": layer})
         if not isinstance(images, (list, tuple)):
             return self._encode_batch([images], options)[0]  # type: ignore[list-item]
         return in_batches(lambda chunk: self._encode_batch(chunk, options), images, _BATCH)
@@ -144,6 +145,7 @@ class Explainer:
             forwards = run(tower, pixels, options.pooling, options.layer)
             for i, (_, geometry), forward in zip(members, prepared, forwards, strict=True):
                 geometry = replace(geometry, stride=forward.stride, shift=tower.shift)
+                check_finite({"embedding": forward.embedding}, "this image", " by this model: try --precision fp32")
                 encodings[i] = ImageEncoding(self, np.asarray(pictures[i]), geometry, forward, options)
         return [encodings[i] for i in range(len(pictures))]
 
@@ -187,7 +189,8 @@ class ImageEncoding:
         loaded, embedding = self.explainer.loaded, self.embedding
         question = question.about(embedding)
         directions, labels = loaded.space.scale * question.directions, question.labels
-        maps = self._maps(question.weights(embedding), directions[:1], directions[1:], question.options)
+        weights = question.weights(embedding)
+        maps = self._maps(weights, directions[:1], directions[1:], question.options)
         return Explanation(
             image=self.image,
             geometry=self.geometry,
@@ -203,6 +206,7 @@ class ImageEncoding:
             pretrained=loaded.pretrained,
             score=loaded.space.score,
             present_above=loaded.present_above,
+            weight=float(weights[0, 0]),
         )
 
     def heatmaps(
@@ -227,6 +231,7 @@ class ImageEncoding:
 
     def predictions(self, count: int = 5) -> dict[str, float]:
         """A classifier's `count` most probable classes, best first: name -> softmax over all of them."""
+        count = checks.count(count, "the number of predictions")
         predictions = self.explainer.loaded.space.predictions(self.embedding, count)
         if not predictions:
             raise InputError(f"{self.explainer.loaded.name} is no classifier: it has no classes; ask it about texts")
@@ -236,4 +241,6 @@ class ImageEncoding:
         """Signed maps, float32 [Q, h, w], of weighted sums of directions (see `maps_of_sums`), refined."""
         sums = maps_of_sums(self.forward, weights, targets, contrasts, options.method)
         maps = sums.reshape(-1, *self.grid).cpu().numpy()
+        if not np.isfinite(maps).all():
+            raise InputError(f"the maps are not finite: the model's weights, or gamma {options.gamma:g}, are too large")
         return maps if options.refine is None else affinity(self.forward, maps)

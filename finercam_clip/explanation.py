@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from finercam_clip import __version__, render
-from finercam_clip.errors import InputError
+from finercam_clip import __version__, checks, render
+from finercam_clip.errors import InputError, shown
 from finercam_clip.geometry import Geometry
 from finercam_clip.opencv import cv2
 from finercam_clip.options import Options, Score
@@ -41,6 +41,10 @@ class Explanation:
         pretrained: Where its weights came from.
         score: What the similarities are, "cosine" or "logit".
         present_above: See `LoadedModel`.
+        weight: What the target counts for in the difference: the slope of the objective, 1 in Finer-CAM's.
+
+    Raises:
+        InputError: A number is not finite.
     """
 
     image: NDArray[np.uint8]
@@ -57,15 +61,27 @@ class Explanation:
     pretrained: str
     score: Score = "cosine"
     present_above: float | None = None
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        scores = [*self.similarities.values(), *self.probabilities.values()]
+        grids = [grid for grid in (self.grid, self.target_grid, self.contrast_grid) if grid is not None]
+        if not (np.isfinite(scores).all() and all(np.isfinite(grid).all() for grid in grids)):
+            raise InputError(
+                f"the map or the scores of '{self.target}' are not finite: the model's weights, or gamma "
+                f"{self.options.gamma:g}, are too large for its precision"
+            )
 
     @cached_property
     def heatmap(self) -> NDArray[np.float32]:
         """float32 [H, W] in 0..1, on the pixels of the input image; 0 where preprocessing cropped the image away.
 
         It is the positive part of the map, divided by the map's largest absolute value. If most evidence is against
-        the target, the map stays faint. It is never stretched to 1.
+        the target, the map stays faint. It is never stretched to 1. A difference that is nearly nothing
+        beside the target's own map stays faint, too (`render.full_scale`).
         """
-        return self.geometry.to_image(render.positive(self.grid, float(np.abs(self.grid).max())))
+        scale = render.full_scale(self.grid, self.target_grid, self.weight)
+        return self.geometry.to_image(render.positive(self.grid, scale))
 
     @property
     def compared(self) -> bool:
@@ -79,6 +95,9 @@ class Explanation:
             return "random weights: this map means nothing"
         if not (self.grid > 0).any():
             return "nothing in the image speaks for the target"
+        share = render.share_of(self.grid, self.target_grid, self.weight)
+        if self.contrasts and share < render.FAINT:
+            return f"target and contrasts say nearly the same: the difference is {share:.1%} of the target's own map"
         best = max(self.similarities, key=lambda text: self.similarities[text])
         if best != self.target:
             return f"the image fits '{best}' better: the target may not be there"
@@ -99,16 +118,17 @@ class Explanation:
 
         They are in pixels of the image; x1 and y1 are one past the last. The score is the region's hottest value.
         """
-        if not 0 < threshold <= 1:
-            raise InputError(f"the threshold of boxes lies above 0 and up to 1, as 0.5; not {threshold}")
-        count, labels, stats, _ = cv2.connectedComponentsWithStats((self.heatmap >= threshold).astype(np.uint8))
-        found = []
+        level = checks.real(threshold)
+        if level is None or not 0 < level <= 1:
+            raise InputError(f"the threshold of boxes lies above 0 and up to 1, as 0.5; not {shown(threshold)}")
+        count, labels, stats, _ = cv2.connectedComponentsWithStats((self.heatmap >= level).astype(np.uint8))
+        boxes = []
         for i in range(1, count):
             x, y, w, h = (int(v) for v in stats[i, :4])
             window = slice(y, y + h), slice(x, x + w)
             score = float(self.heatmap[window][labels[window] == i].max())
-            found.append((x, y, x + w, y + h, score))
-        return sorted(found, key=lambda box: -box[4])
+            boxes.append((x, y, x + w, y + h, score))
+        return sorted(boxes, key=lambda box: -box[4])
 
     def overlay(self, opacity: float = 0.85) -> NDArray[np.uint8]:
         """The heatmap over the image in grey, uint8 [H, W, 3]. `opacity` is that of the hottest pixel, 0..1."""
@@ -179,7 +199,7 @@ class Explanation:
 
     def to_json(self) -> str:
         """`to_dict` as JSON text."""
-        return json.dumps(self.to_dict())
+        return json.dumps(self.to_dict(), allow_nan=False)
 
     def _scores(self, text: str) -> str:
         return f"{self.score} {self.similarities[text]:.3f}, p {self.probabilities[text]:.2f}"

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from finercam_clip.errors import InputError
+from finercam_clip.checks import choice
 
 
 def similarity(s: Tensor, gamma: float) -> Tensor:
@@ -74,9 +74,7 @@ def objective_named(name: str) -> Objective:
     Raises:
         InputError: The name is not in `OBJECTIVES`.
     """
-    if name not in OBJECTIVES:
-        raise InputError(f"there is no objective '{name}'; there are {', '.join(OBJECTIVES)}")
-    return OBJECTIVES[name]
+    return OBJECTIVES[choice(name, tuple(OBJECTIVES), "objective")]
 
 
 def slopes(

@@ -9,6 +9,7 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 from torch import Tensor
 
+from finercam_clip import checks
 from finercam_clip.errors import InputError
 from finercam_clip.geometry import Geometry, geometry_of, pair
 from finercam_clip.options import ImageSize
@@ -54,20 +55,13 @@ class Preprocess:
         Raises:
             InputError: Another value, or sides that are not whole cells, or more cells than a model can be asked about.
         """
+        image_size = checks.size(image_size)
         if image_size is None:
             return (self.size, False) if self.fit is None else (self.fit(image), True)
         if image_size == "native":
             sides = [max(round(side / cell), 1) * cell for side, cell in zip(image, stride, strict=True)]
-        elif isinstance(image_size, int) and not isinstance(image_size, bool):
-            sides = [image_size, image_size]
-        elif (
-            isinstance(image_size, (tuple, list))
-            and len(image_size) == 2
-            and all(isinstance(side, int) for side in image_size)
-        ):
-            sides = list(image_size)
         else:
-            raise InputError(f"image_size is a number, (height, width), 'native' or None, not {image_size!r}")
+            sides = [image_size, image_size] if isinstance(image_size, int) else list(image_size)
         for side, cell, usual in zip(sides, stride, self.size, strict=True):
             if side != usual and (side < cell or side % cell):
                 near = max(round(side / cell), 1) * cell

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from finercam_clip.errors import InputError
+from finercam_clip.checks import choice
 from finercam_clip.options import Changes
 
 # The three modes of the paper (and of its scripts): the question's arguments besides image and target.
@@ -25,9 +25,7 @@ def preset(name: str) -> dict[str, Any]:
     Raises:
         InputError: There is no such mode.
     """
-    if name not in MODES:
-        raise InputError(f"there is no preset '{name}'; there are {', '.join(MODES)}")
-    return dict(MODES[name])
+    return dict(MODES[choice(name, tuple(MODES), "preset")])
 
 
 # Names that `method` takes for a set of options. Options that are given besides go before these.

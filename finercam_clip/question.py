@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from numbers import Integral
 
 from torch import Tensor
 
-from finercam_clip import objectives
+from finercam_clip import checks, objectives
 from finercam_clip.concepts import Concept, ConceptSpace, Text, distinct
 from finercam_clip.errors import InputError
 from finercam_clip.options import Options, Texts
@@ -117,21 +116,20 @@ def ask(space: ConceptSpace, target: Text, contrasts: Contrasts, options: Option
 
 def contrast_count(contrasts: object) -> int | None:
     """The number where contrasts are one, else None."""
-    return int(contrasts) if isinstance(contrasts, Integral) and not isinstance(contrasts, bool) else None
+    return checks.whole(contrasts)
 
 
 def contrast_concepts(space: ConceptSpace, contrasts: object) -> list[Concept]:
     """Contrasts as the user gave them: texts of any iterable kind, or one text."""
-    if not isinstance(contrasts, Iterable) or isinstance(contrasts, bytes):
-        raise InputError(f"contrasts are texts, or a number of them to choose, not {contrasts!r:.60}")
-    return concepts_of(space, [contrasts] if isinstance(contrasts, str) else list(contrasts), "contrast")
+    several = [contrasts] if isinstance(contrasts, str) else contrasts
+    return concepts_of(space, checks.items(several, "contrasts are texts, or a number of them to choose"), "contrast")
 
 
 def concepts_of(space: ConceptSpace, texts: Sequence[Text], role: str) -> list[Concept]:
     """A list of texts, checked. Raises InputError for a single text, whose letters would be taken for texts."""
     if isinstance(texts, str):
         raise InputError(f"this takes a list of texts; for a single one give [{texts!r}]")
-    return [space.concept(text, role) for text in texts]
+    return [space.concept(text, role) for text in checks.items(texts, "this takes a list of texts")]
 
 
 def candidates(space: ConceptSpace, target: Concept, vocabulary: Texts) -> list[Concept]:

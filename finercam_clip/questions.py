@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
+from finercam_clip import checks
 from finercam_clip.concepts import Concept, ConceptSpace, Text
 from finercam_clip.errors import InputError
 from finercam_clip.options import Options
 from finercam_clip.question import Contrasts, Question, ask, check_distinct, concepts_of, contrast_concepts
+from finercam_clip.tensors import unusable
 
 
 def ask_pairs(space: ConceptSpace, questions: object, options: Options) -> list[Question]:
     """Questions from a list of (target, contrasts). Raises InputError where it is none, or one cannot be asked."""
-    pairs: list[Any] = list(questions) if isinstance(questions, Iterable) else [questions]
+    form = 'questions is a list of (target, contrasts), as [("a red crown", ["a blue crown"])]'
+    pairs = checks.items(questions, form)
     if not all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in pairs):
-        raise InputError('questions is a list of (target, contrasts), as [("a red crown", ["a blue crown"])]')
+        raise InputError(form)
     return [ask(space, target, contrasts, options) for target, contrasts in pairs]
 
 
@@ -49,8 +51,8 @@ def ask_many(
     def directions(concepts: Sequence[Concept]) -> Tensor:
         return space.directions(concepts, options.templates) if concepts else like.new_zeros(0, len(like))
 
-    own = targets.to(like) if isinstance(targets, Tensor) else directions(subjects)
-    given = contrasts.to(like) if isinstance(contrasts, Tensor) else directions(others)
+    own = _as_directions(targets, like) if isinstance(targets, Tensor) else directions(subjects)
+    given = _as_directions(contrasts, like) if isinstance(contrasts, Tensor) else directions(others)
     taken, keys = {other.key for other in others}, {subject.key for subject in subjects}
     scenery = [concept for concept in space.background(options.background) if concept.key not in taken]
     if not any(concept.key in keys for concept in scenery):
@@ -61,3 +63,12 @@ def ask_many(
     ):  # an entry that is the target itself is no contrast to it
         besides = [concept for concept in scenery if concept.key != subject.key]
         yield direction[None], torch.cat([given, directions(besides)])
+
+
+def _as_directions(tensor: Tensor, like: Tensor) -> Tensor:
+    """A tensor that stands for concepts, [K, D] as `like` [D]. Raises InputError for one that cannot."""
+    if tensor.ndim != 2 or tensor.shape[1] != len(like):
+        raise InputError(f"embeddings are [K, {len(like)}] here, as embed gives them; not {list(tensor.shape)}")
+    if problem := unusable(tensor):
+        raise InputError(f"embeddings are finite numbers; these are {problem}")
+    return tensor.to(like)

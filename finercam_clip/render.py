@@ -5,7 +5,6 @@ All scaling for the eye happens here. Pictures are uint8 [H, W, 3], RGB; heat is
 
 from __future__ import annotations
 
-import os
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,13 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from finercam_clip.errors import InputError
-from finercam_clip.files import write_whole
+from finercam_clip import checks
+from finercam_clip.errors import InputError, shown
+from finercam_clip.files import check_writable, write_whole
 from finercam_clip.opencv import cv2
+from finercam_clip.paths import place
 
 Picture = NDArray[np.uint8]
 Ink = tuple[int, int, int]  # RGB, 0..255
 FORMATS = (".png", ".jpg", ".jpeg", ".webp")
+FAINT = 0.1  # a difference below this share of the target's own map is shown in proportion, and not at full scale
 TILE = 360  # longest side of a panel's tile, pixels
 _LINES = 4  # under a tile of a sheet
 _INK, _FAINT, _WARNING, _PAPER = (24, 24, 27), (113, 113, 122), (190, 30, 30), (255, 255, 255)
@@ -66,6 +68,31 @@ def positive(grid: NDArray[np.floating], scale: float) -> NDArray[np.float32]:
     return result
 
 
+def share_of(grid: NDArray[np.floating], alone: NDArray[np.floating], weight: float = 1.0) -> float:
+    """How large a difference is beside what it was taken from: the ratio of the largest absolute values.
+
+    Args:
+        grid: A signed map, weight * target - contrasts.
+        alone: The signed map of the target.
+        weight: What the target counts for in the difference.
+
+    Returns:
+        0 and up. It is 0 where the difference is; 1 where the target's own map is nothing.
+    """
+    largest, own = float(np.abs(grid).max()), abs(weight) * float(np.abs(alone).max())
+    return largest / own if own > 0 else float(largest > 0)
+
+
+def full_scale(grid: NDArray[np.floating], alone: NDArray[np.floating], weight: float = 1.0) -> float:
+    """The value of a difference that is shown as 1: its largest absolute value, or more where it is nearly nothing.
+
+    What is left when two nearly equal maps are subtracted is their noise, and must not look like an answer. Below
+    `FAINT` of the target's own map, the difference is as much fainter as it is smaller. Arguments as in `share_of`.
+    """
+    share, largest = share_of(grid, alone, weight), float(np.abs(grid).max())
+    return largest if share >= FAINT else largest * (FAINT / share) if share > 0 else 0.0
+
+
 def colour(heat: NDArray[np.float32]) -> Picture:
     """Heat as colour, in inferno, a perceptually uniform colour map.
 
@@ -100,10 +127,11 @@ def overlay(
     Raises:
         InputError: The opacity is not in its range.
     """
-    if not 0 <= opacity <= 1:
-        raise InputError(f"opacity lies between 0 and 1, not {opacity}")
+    share = checks.real(opacity)
+    if share is None or not 0 <= share <= 1:
+        raise InputError(f"opacity lies between 0 and 1, not {shown(opacity)}")
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None].astype(np.float32) * 0.7 + 60
-    weight = (opacity * np.clip(1.6 * heat, 0, 1))[..., None]
+    weight = (share * np.clip(1.6 * heat, 0, 1))[..., None]
     blended = grey * (1 - weight) + colour(heat) * weight
     if seen is not None:
         x0, y0, x1, y1 = seen
@@ -263,18 +291,10 @@ def check_output(path: str | Path) -> Path:
     Raises:
         InputError: The ending is not one of `FORMATS`, the folder does not exist, or it may not be written to.
     """
-    path = Path(path)
+    path = place(path, "the picture to write")
     if path.suffix.lower() not in FORMATS:
         raise InputError(f"{path}: a picture's name ends in {', '.join(FORMATS)}")
-    try:
-        if path.is_dir():
-            raise InputError(f"{path} is a folder; name a file in it")
-        if not path.parent.is_dir():
-            raise InputError(f"{path}: there is no folder {path.parent}")
-    except OSError as error:
-        raise InputError(f"{path} cannot be written: {error.strerror}") from error
-    if not os.access(path.parent, os.W_OK):
-        raise InputError(f"{path} cannot be written: no permission in {path.parent}")
+    check_writable(path)
     return path
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
-from numbers import Real
 from typing import Any, get_args
 
+from finercam_clip import checks
 from finercam_clip.errors import InputError
 from finercam_clip.methods import method_named
 from finercam_clip.methods.refine import check_refinement
@@ -33,24 +32,16 @@ def resolve_options(changes: Changes | dict[str, Any], options: Options | None =
     if isinstance(preset, str) and preset in PRESETS:
         changes = {**PRESETS[preset], **changes, "method": PRESETS[preset]["method"]}
     resolved = replace(options or Options(), **changes)
-    gamma: Any = resolved.gamma
-    if isinstance(gamma, bool) or not isinstance(gamma, Real) or not math.isfinite(gamma) or gamma < 0:
-        raise InputError(f"gamma is a number from 0 (the plain method) up, as 0.6; not {gamma!r}")
-    method = method_named(resolved.method)
-    if resolved.layer is not None and not method.layered:
+    if not method_named(resolved.method).layered and resolved.layer is not None:
         raise InputError(f"the method '{resolved.method}' has no target layer: leave layer out")
     check_refinement(resolved.refine)
     objective_named(resolved.objective)
-    check_pooling(resolved.pooling)
-    if resolved.similar_by not in (None, *get_args(SimilarBy)):
+    checks.choice(resolved.pooling, get_args(Pooling), "pooling")
+    if resolved.similar_by is not None and str(resolved.similar_by) not in get_args(SimilarBy):
         raise InputError(f"contrasts are similar by {' or '.join(get_args(SimilarBy))}, not by '{resolved.similar_by}'")
-    return replace(resolved, gamma=float(gamma))
-
-
-def check_pooling(pooling: str) -> None:
-    """Raises InputError for a pooling that does not exist."""
-    if pooling not in get_args(Pooling):
-        raise InputError(f"there is no pooling '{pooling}'; there are {', '.join(get_args(Pooling))}")
+    sources = {name: checks.texts(getattr(resolved, name), name) for name in ("background", "templates", "vocabulary")}
+    settled: Any = {"image_size": checks.size(resolved.image_size), "layer": checks.layer(resolved.layer), **sources}
+    return replace(resolved, gamma=checks.gamma(resolved.gamma), **settled)
 
 
 def check_encoded(options: Options, encoded: Options) -> None:

@@ -15,7 +15,8 @@ LINES = 400
 # From the ground up. A room may import rooms of lower floors, and its own files.
 FLOORS = (
     "errors",
-    "options files progress tables batches opencv",
+    "checks paths",
+    "options files progress tables batches tensors opencv",
     "presets",
     "images geometry objectives render",
     "preprocess concepts towers",

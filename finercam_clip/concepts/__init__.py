@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from finercam_clip.errors import InputError
+from finercam_clip.errors import InputError, shown
 from finercam_clip.options import Score, SimilarBy, Texts
 
 Text = str | Sequence[str]  # one text, or several that are an ensemble for one concept
@@ -92,6 +92,8 @@ def concept_of(text: Text, role: str) -> Concept:
     for one in texts:
         if not isinstance(one, str):
             raise InputError(f"the {role} must be a text or several texts, not {type(one).__name__}")
+        if not one.isascii() and one != one.encode(errors="replace").decode():
+            raise InputError(f"the {role} {shown(one)} is no UTF-8: write it in letters that are")
     if not texts or any(not one.strip() for one in texts):
         raise InputError(f"the {role} is an empty text; describe it in words, as in 'a bird with a red crown'")
     return Concept(tuple(one.strip() for one in texts))

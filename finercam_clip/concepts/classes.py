@@ -6,6 +6,7 @@ import difflib
 import hashlib
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -175,8 +176,11 @@ def named_head(weight: Tensor, bias: Tensor, names: Sequence[str] | None) -> Cla
     if not all(names):
         raise InputError(f"the name of class {names.index('')} is empty")
     keys = [normalised(name) or name for name in names]
-    twice = {key for key in keys if keys.count(key) > 1} if len(set(keys)) < len(keys) else set()
+    twice = {key for key, count in Counter(keys).items() if count > 1}
     unique = tuple(
         f"{name} #{i}" if key in twice else name for i, (name, key) in enumerate(zip(names, keys, strict=True))
     )
+    if len(set(unique)) < len(unique):
+        name = Counter(unique).most_common(1)[0][0]
+        raise InputError(f"two classes would be called '{name}': give each a name of its own")
     return ClassSpace(unique, torch.cat([weight.float(), bias.float()[:, None]], 1))

@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from finercam_clip.errors import InputError
+from finercam_clip.errors import InputError, one_line
+
+_LETTERS = 64  # of one token, at most
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,15 +43,17 @@ class Tokens:
             length = self.count(text)
             if length > self.limit:
                 raise InputError(
-                    f"the text '{_shortened(text)}' has {length} tokens; this model reads {self.limit}: shorten it"
+                    f"the text '{_shortened(text)}' has {length:,} tokens; this model reads {self.limit}: shorten it"
                 )
         ids = self.tokenizer(list(texts))
         self._check_known(texts, ids)
         return ids
 
     def count(self, text: str) -> int:
-        """How many tokens the whole text needs, start and end included."""
+        """How many tokens the whole text needs, start and end included; of an endless text, at least how many."""
         tokenizer: Any = self.tokenizer
+        if len(text) > _LETTERS * self.limit:  # counting those of a long word takes for ever
+            return len(text) // _LETTERS + 2
         if hasattr(tokenizer, "encode"):  # open_clip's SimpleTokenizer, which adds start and end later
             return len(tokenizer.encode(tokenizer.clean_fn(text))) + 2
         clean = getattr(tokenizer, "clean_fn", lambda text: text)
@@ -59,6 +63,8 @@ class Tokens:
         """Whether every word of a text is one that the model was trained on."""
         if self.known is None:
             return True
+        if self.count(text) > self.limit:
+            return False
         tokenizer: Any = self.tokenizer
         return bool(self.known.cpu()[tokenizer.encode(text.lower())].all())
 
@@ -79,4 +85,4 @@ class Tokens:
 
 
 def _shortened(text: str, limit: int = 60) -> str:
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+    return one_line(text if len(text) <= limit else text[: limit - 1] + "…")

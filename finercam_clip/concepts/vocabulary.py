@@ -6,10 +6,14 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from finercam_clip.errors import InputError
+from finercam_clip import checks
+from finercam_clip.errors import InputError, shown
+from finercam_clip.files import holds_run
+from finercam_clip.paths import entries, is_folder, is_folder_entry, look, place, read_text, text_of
 
 # In a checkout the files lie in the top-level folder prompts/, in an installed package beside this one.
 _FOLDERS = (Path(__file__).parents[1] / "prompt_files", Path(__file__).parents[2] / "prompts")
+MOST_PROMPTS = 1 << 26  # bytes of a text file: a million texts
 SPLITS = ("train", "test", "valid", "val")
 
 
@@ -29,24 +33,21 @@ def read_prompts(name: str | Path) -> list[str]:
         InputError: There is no such name or file, or nothing in it.
     """
     files = prompt_files()
-    path = files.get(str(name)) or Path(name)
-    try:
-        if not path.is_file():
-            raise InputError(f"there are no prompts '{name}'; packaged are {', '.join(files)}; or give a text file")
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read as UTF-8 text: {error}") from error
-    entries = [line for line in lines if line and not line.startswith("#")]
-    if not entries:
+    path = files.get(str(name)) or place(name, "the file of prompts")
+    if look(path) is None or is_folder(path):
+        raise InputError(f"there are no prompts '{name}'; packaged are {', '.join(files)}; or give a text file")
+    lines = [line.strip() for line in read_text(path, MOST_PROMPTS).splitlines()]
+    texts = [line for line in lines if line and not line.startswith("#")]
+    if not texts:
         raise InputError(f"{path} holds no entries (one per line)")
-    return entries
+    return texts
 
 
 def vocabulary_of(source: str | Path | Sequence[str]) -> list[str]:
     """Texts as given, or those of a file of that name, or the names of a folder's folders as words."""
     if not isinstance(source, (str, Path)):
-        return list(source)
-    if str(source) not in prompt_files() and Path(source).is_dir():
+        return checks.items(source, "these are texts, or the name of a file of texts")
+    if str(source) not in prompt_files() and is_folder(place(source, "the vocabulary")):
         return [spoken(name) for name in folder_names(source)]
     return read_prompts(source)
 
@@ -58,8 +59,12 @@ def class_names(source: str | Path | Sequence[str]) -> list[str]:
         InputError: There is no such file or folder, or it holds none (see `folder_names`).
     """
     if not isinstance(source, (str, Path)):
-        return list(source)
-    return folder_names(source) if Path(source).is_dir() else read_prompts(source)
+        names = checks.items(source, "classes are names, or a file or a folder of them")
+        for name in names:
+            if not isinstance(name, str):
+                raise InputError(f"the name of a class is a text, not {shown(name)}")
+        return names
+    return folder_names(source) if is_folder(place(source, "the list of classes")) else read_prompts(source)
 
 
 def folder_names(folder: str | Path) -> list[str]:
@@ -69,11 +74,12 @@ def folder_names(folder: str | Path) -> list[str]:
         The names, sorted. If the folder is split into `train`, `test` and `val`, those of the first that is there.
 
     Raises:
-        InputError: There are none.
+        InputError: There are none, or the folder cannot be read.
     """
     folder = Path(folder)
-    split = next((folder / name for name in SPLITS if (folder / name).is_dir()), folder)
-    names = sorted(path.name for path in split.iterdir() if path.is_dir() and not path.name.startswith("."))
+    split = next((folder / name for name in SPLITS if is_folder(folder / name)), folder)
+    folders = [entry.name for entry in entries(split) if is_folder_entry(entry) and not entry.name.startswith(".")]
+    names = sorted(text_of(name) for name in folders if not holds_run(split / name))
     if not names:
         raise InputError(f"{split} holds no folders to take class names from")
     return names
@@ -92,8 +98,15 @@ def templates_of(source: str | Path | Sequence[str] | None) -> list[str]:
     """
     if source is None:
         return ["{}"]
-    templates = read_prompts(source) if isinstance(source, (str, Path)) else list(source)
+    if isinstance(source, (str, Path)):
+        templates = read_prompts(source)
+    else:
+        templates = checks.items(source, "templates are texts, or the name of a file of texts")
+    if not templates:
+        raise InputError("there are no templates: give at least one, or None for the text itself")
     for template in templates:
+        if not isinstance(template, str):
+            raise InputError(f"a template is a text with '{{}}' in it, not {shown(template)}")
         if template.count("{}") != 1 or template.count("{") != 1 or template.count("}") != 1:
-            raise InputError(f"the template '{template}' must hold '{{}}' once, where the concept goes")
+            raise InputError(f"the template {shown(template)} must hold '{{}}' once, where the concept goes")
     return templates

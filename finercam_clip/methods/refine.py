@@ -69,5 +69,5 @@ def affinity_matrix(attention: Tensor) -> Tensor:
 
 def check_refinement(name: str | None) -> None:
     """Raises InputError for a refinement that does not exist."""
-    if name is not None and name not in get_args(Refinement):
+    if name is not None and str(name) not in get_args(Refinement):
         raise InputError(f"there is no refinement '{name}'; there is {', '.join(get_args(Refinement))}, or None")

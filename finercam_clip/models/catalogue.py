@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import open_clip
 from finercam_clip import tables
 from finercam_clip.errors import InputError, did_you_mean
 from finercam_clip.models.loading import RANDOM
+from finercam_clip.paths import check_file, look
 from finercam_clip.towers import FAMILIES, family_of_config, unsupported
 
 BUNDLED = "aviary"
@@ -77,7 +77,8 @@ def check_pretrained(name: str, pretrained: str | None) -> str:
         raise InputError(f"{name} needs weights: its pretrained tags are {listed}; or a checkpoint file, or 'random'")
     if pretrained == RANDOM or pretrained in tags:
         return pretrained
-    if os.path.isfile(pretrained):  # noqa: PTH113 - False, not an OSError, for a name that no file can have
+    if look(pretrained) is not None:
+        check_file(pretrained)
         return pretrained
     if Path(pretrained).suffix or "/" in pretrained:
         raise InputError(f"{pretrained}: no such checkpoint file")

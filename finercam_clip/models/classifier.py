@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib.util import find_spec
@@ -17,14 +18,16 @@ from timm.data.config import resolve_data_config
 from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
 from torch import Tensor, nn
 
+from finercam_clip.checks import choice
 from finercam_clip.concepts.classes import named_head
 from finercam_clip.concepts.vocabulary import class_names
-from finercam_clip.errors import InputError
+from finercam_clip.errors import InputError, shown
 from finercam_clip.loaded import LoadedModel
 from finercam_clip.models.heads import read_head, tensors_in
 from finercam_clip.models.loading import (
     RANDOM,
     MisfitError,
+    checkpoint_file,
     created,
     device_named,
     dtype_named,
@@ -33,7 +36,9 @@ from finercam_clip.models.loading import (
     warn_of_random,
 )
 from finercam_clip.options import Pooling
+from finercam_clip.paths import place as place_of
 from finercam_clip.preprocess import Preprocess
+from finercam_clip.tensors import check_finite
 from finercam_clip.towers import tower_of
 
 PHOTOS = "photos"
@@ -77,16 +82,22 @@ def loaded_classifier(
     precision: str,
 ) -> LoadedModel:
     """Loads a classifier. See `load_classifier`."""
+    if not isinstance(backbone, (str, type(None))):
+        raise InputError(f"a backbone is named by a text, not {shown(backbone)}")
     dtype, place = dtype_named(precision), device_named(device)
+    if dtype == torch.float16 and place.type == "cpu":  # CPUs have no kernels for it: a photo takes a minute
+        warnings.warn("fp16 takes many times as long on a CPU: computing in fp32", stacklevel=3)
+        dtype = torch.float32
     if backbone is None:
         if head is None:
             raise InputError("a classifier needs a backbone, a head, or both: name one of timm's models, or 'photos'")
         backbone, pooling = PAPERS_BACKBONE, pooling or "mean"
-    if pooling not in (None, *get_args(Pooling)):
-        raise InputError(f"there is no pooling '{pooling}'; there are {', '.join(get_args(Pooling))}")
+    if pooling is not None:
+        choice(pooling, get_args(Pooling), "pooling")
     rows = None if head is None else read_head(head)
     names = None if classes is None else class_names(classes)
-    trunk, origin = _trunk(backbone, None if pretrained is None else str(pretrained), rows is not None)
+    checkpoint = None if pretrained in (None, RANDOM) else str(place_of(pretrained, "pretrained"))
+    trunk, origin = _trunk(backbone, RANDOM if pretrained == RANDOM else checkpoint, rows is not None)
     trunk.eval().requires_grad_(False)
     return classifier_of(trunk, backbone, origin, names, device=place, dtype=dtype, rows=rows, pooling=pooling)
 
@@ -128,10 +139,12 @@ def classifier_of(
         raise InputError(f"the head reads {weight.shape[1]} features, {name} gives {width}: it is another backbone's")
     reads = getattr(trunk, "global_pool", None)
     preprocess = _preprocess_of(trunk)
+    visual = Backbone(trunk).to(device, dtype)
+    check_finite(visual.state_dict(), f"{name} ({origin})")
     return LoadedModel(
         name=name,
         pretrained=origin,
-        tower=tower_of(Backbone(trunk).to(device, dtype), preprocess.size, unit_norm=False),
+        tower=tower_of(visual, preprocess.size, unit_norm=False),
         preprocess=preprocess,
         space=replace(space, rows=space.rows.to(device), reads=reads if isinstance(reads, str) else "model"),
         device=device,
@@ -167,8 +180,8 @@ def _trunk(name: str, pretrained: str | None, headless: bool) -> tuple[Any, str]
         warn_of_random(name)
         with seeded():
             return created(name, **settings), RANDOM
-    if pretrained is not None and not Path(pretrained).is_file():
-        raise InputError(f"{pretrained}: no such checkpoint file for {name}; or 'random', or none for timm's weights")
+    if pretrained is not None:
+        checkpoint_file(pretrained, f"{pretrained}: no such checkpoint file; or 'random', or none for timm's weights")
     with loading_errors(name, pretrained):
         if pretrained is None:
             trunk = created(name, pretrained=True, **settings)
@@ -215,7 +228,9 @@ def _own_head(trunk: Any, name: str) -> tuple[Tensor, Tensor]:
     if not isinstance(layer, nn.Linear):
         raise InputError(f"{name} has no linear classifier of its own: give a head (weight [classes, dim], bias)")
     weight = layer.weight.detach().clone()
-    return weight, weight.new_zeros(len(weight)) if layer.bias is None else layer.bias.detach().clone()
+    bias = weight.new_zeros(len(weight)) if layer.bias is None else layer.bias.detach().clone()
+    check_finite({"weight": weight, "bias": bias}, f"the classifier of {name}")
+    return weight, bias
 
 
 def _imagenet_names(trunk: Any) -> list[str] | None:

@@ -14,8 +14,10 @@ import open_clip
 import timm
 import torch
 
-from finercam_clip.errors import InputError
+from finercam_clip.checks import choice
+from finercam_clip.errors import InputError, one_line, shown
 from finercam_clip.options import Precision
+from finercam_clip.paths import check_file, look
 
 RANDOM = "random"  # the word for untrained weights
 _MISFITS = ("size mismatch", "Missing key", "Unexpected key", "width changed")  # torch and open_clip have no own errors
@@ -27,19 +29,20 @@ def device_named(device: str | None) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         place = torch.device(device)
-        torch.empty(1, device=place)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
+        if float(torch.ones(1, device=place).sum()) != 1:  # torch has devices that compute nothing, as "meta"
+            raise RuntimeError("it does not compute")
+    except Exception as error:  # every device that this build of torch lacks has its own
+        reason = one_line((str(error).strip() or type(error).__name__).splitlines()[0], 120)
+        name = f"'{device}'" if isinstance(device, str) else shown(device)
         raise InputError(
-            f"the device '{device}' cannot be used here ({reason}); leave it out to use what there is"
+            f"the device {name} cannot be used here ({reason}); leave it out to use what there is"
         ) from error
     return place
 
 
 def dtype_named(precision: str) -> torch.dtype:
     """The type of the pixels at a precision. Raises InputError if there is no such precision."""
-    if precision not in get_args(Precision):
-        raise InputError(f"there is no precision '{precision}'; there are {', '.join(get_args(Precision))}")
+    choice(precision, get_args(Precision), "precision")
     return open_clip.get_input_dtype(precision) or torch.float32
 
 
@@ -73,6 +76,14 @@ def created(name: str, **settings: Any) -> Any:
         return timm.create_model(name, **settings)
 
 
+def checkpoint_file(path: str, missing: str) -> str:
+    """Makes sure that a checkpoint is a regular file. Raises InputError, with `missing` if nothing is there."""
+    if look(path) is None:
+        raise InputError(missing)
+    check_file(path)
+    return path
+
+
 class MisfitError(InputError):
     """A checkpoint is of another architecture."""
 
@@ -104,11 +115,11 @@ def loading_errors(name: str, checkpoint: str | None) -> Iterator[None]:
 
 def _told(error: Exception, name: str, checkpoint: str | None) -> InputError:
     """The line for an exception of another library: by its type where it has one, else by its words."""
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    reason = one_line(str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__, 200)
     if checkpoint and any(sign in str(error) for sign in _MISFITS):
         return MisfitError(checkpoint, name)
     if checkpoint and os.path.isfile(checkpoint):  # noqa: PTH113 - False, not an OSError, for a name no file can have
-        return InputError(f"{checkpoint} cannot be read as a checkpoint: {reason[:200]}")
+        return InputError(f"{checkpoint} cannot be read as a checkpoint: {reason}")
     weights = f"{name} ({checkpoint})" if checkpoint else name
     if isinstance(error, ImportError) or "transformers" in reason:
         return InputError(
@@ -119,4 +130,4 @@ def _told(error: Exception, name: str, checkpoint: str | None) -> InputError:
             f"the weights of {weights} could not be downloaded: check the name and the connection, or give a local "
             "checkpoint file as pretrained"
         )
-    return InputError(f"{weights} could not be loaded: {reason[:300]}")
+    return InputError(f"{weights} could not be loaded: {reason}")

@@ -27,6 +27,7 @@ from finercam_clip.models.classifier import classifier_of
 from finercam_clip.models.openclip import text_space
 from finercam_clip.models.transforms import preprocess_of
 from finercam_clip.preprocess import Preprocess
+from finercam_clip.tensors import check_finite
 from finercam_clip.towers import tower_of
 from finercam_clip.towers.any_module import AnyModule, HeadInput, TargetLayer, head_of, layout_of
 from finercam_clip.towers.hub_vit import HubVisual
@@ -46,6 +47,7 @@ def wrapped(
     parameter = next(inner.parameters(), None)
     if parameter is None or any(p.is_meta for p in inner.parameters()):
         raise InputError("the model has no weights yet (meta tensors, or none at all): load them first")
+    check_finite(inner.state_dict(), "the model")
     place: dict[str, Any] = {"device": parameter.device, "dtype": _pixel_type(inner)}
     if classes is None and hasattr(inner, "visual") and hasattr(inner, "encode_text"):
         return _open_clip(inner, preprocess, tokenizer, name, place)

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import html
 import json
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from finercam_clip import progress, render
+from finercam_clip import checks, progress, render
 from finercam_clip.concepts.classes import normalised
 from finercam_clip.errors import InputError
-from finercam_clip.files import make_folder, write_whole
+from finercam_clip.files import make_folder, staged, write_whole
 from finercam_clip.images import read_image
-from finercam_clip.runs.folder import Record, geometry_in, images_root, read_manifest, read_maps
+from finercam_clip.paths import from_text, is_folder, path_of, place, resolved, stored
+from finercam_clip.runs.folder import dataset_folder, images_root, is_same_content, read_manifest, read_maps
+from finercam_clip.runs.records import TITLES, Record, geometry_in, source_in
 
-TITLES = {"baseline": "Baseline", "finer-default": "Finer-Default", "finer-compare": "Finer-Compare"}
 PAGE = 48  # pictures per contact sheet
 COLUMNS = 6
 _TEMPLATE = Path(__file__).parent / "gallery.html"
@@ -58,36 +60,88 @@ def visualize(
     Raises:
         InputError: There is no run, or the place cannot be written to.
     """
-    records = read_manifest(run)[:limit]
+    if limit is not None:
+        limit = checks.count(limit, "limit")
+    every = read_manifest(run)
+    records = every[:limit]
     if not records:
         raise InputError(f"the run in {run} has no images yet")
-    folder = make_folder(Path(output) if output is not None else Path(run) / "pictures")
-    root = images_root(run) if dataset is None else Path(dataset)
-    by_class = _by_class(read_manifest(run))
-    skipped: dict[str, str] = {}
-    rows: list[dict[str, Any]] = []
-    thumbnails: list[render.Tile] = []
-    sheets: list[Path] = []
-    for record in progress.each(records, "pictures"):
-        try:
-            image = np.asarray(read_image(root / record["path"]))
-        except InputError as error:
-            skipped[record["image"]] = str(error)
-            continue
-        tiles = _tiles(run, record, image, by_class, root)
-        panel = folder / "panels" / f"{record['image']}.jpg"
-        make_folder(panel.parent)
-        render.write_picture(panel, render.panel(tiles))
-        name, note = record["image"].split("/")[-1], f"p {record['probabilities'][record['target']]:.2f}"
-        thumbnails.append(render.Tile(tiles[min(3, len(tiles) - 1)].image, name, record["target"], note=note))
-        rows.append(_row(record, panel.relative_to(folder).as_posix()))
-        if len(thumbnails) == PAGE:
-            sheets.append(_sheet(folder, len(sheets) + 1, thumbnails))
-            thumbnails = []
-    if thumbnails:
-        sheets.append(_sheet(folder, len(sheets) + 1, thumbnails))
-    page = write_whole(folder / "index.html", _page(rows, [path.name for path in sheets], records[0]).encode())
-    return Visualized(page, len(rows), tuple(sheets), skipped)
+    root = images_root(run) if dataset is None else place(dataset, "the data set")
+    if dataset is not None and not is_folder(root):
+        raise InputError(f"{root} is no folder: name the one that the images lie in now")
+    folder = place(output, "the folder of the pictures") if output is not None else Path(run) / "pictures"
+    _check_apart(folder, Path(run))
+    inputs = [root / path_of(record["path"]) for record in every]
+    with staged(folder, inputs) as stage:
+        pictures = _Pictures(Path(run), root, stage, _by_class(every))
+        page = pictures.written(records)
+    return Visualized(
+        folder / page, len(pictures.rows), tuple(folder / name for name in pictures.sheets), pictures.skipped
+    )
+
+
+def _check_apart(folder: Path, run: Path) -> None:
+    """Raises InputError where pictures would lie among the images of the data set, and be taken for them."""
+    images = dataset_folder(run)
+    if images is None or resolved(folder).is_relative_to(resolved(run)):
+        return
+    if resolved(folder).is_relative_to(images):
+        raise InputError(f"{folder} lies in the data set, whose images the pictures would be taken for: name another")
+
+
+@dataclass(frozen=True)
+class _Pictures:
+    """What `visualize` writes.
+
+    Attributes:
+        run: The run.
+        root: The folder of the images.
+        folder: Where the pictures are written.
+        by_class: The records of each class, by its normalised name.
+        rows: What the page knows of each image.
+        sheets: The file names of the contact sheets.
+        skipped: Image name -> why it has no panel.
+    """
+
+    run: Path
+    root: Path
+    folder: Path
+    by_class: dict[str, list[Record]]
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    sheets: list[str] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+
+    def written(self, records: Sequence[Record]) -> str:
+        """Writes them all, and returns the file name of the page."""
+        panels = stored((record["image"] for record in records), ".jpg")
+        thumbnails: list[render.Tile] = []
+        for record in progress.each(records, "pictures"):
+            path = self.root / path_of(record["path"])
+            try:
+                image = np.asarray(read_image(path))
+                if not is_same_content(path, source_in(record)):
+                    raise InputError(f"{path} was replaced since its map was made; run finercam-clip generate again")
+            except InputError as error:
+                self.skipped[record["image"]] = str(error)
+                continue
+            tiles = _tiles(self.run, record, image, self.by_class, self.root)
+            panel = self.folder / "panels" / from_text(panels[record["image"]])
+            make_folder(panel.parent)
+            render.write_picture(panel, render.panel(tiles))
+            name, note = record["image"].split("/")[-1], f"p {record['probabilities'][record['target']]:.2f}"
+            thumbnails.append(render.Tile(tiles[min(3, len(tiles) - 1)].image, name, record["target"], note=note))
+            self.rows.append(_row(record, f"panels/{panels[record['image']]}"))
+            if len(thumbnails) == PAGE:
+                self._write_sheet(thumbnails)
+                thumbnails = []
+        if thumbnails:
+            self._write_sheet(thumbnails)
+        page = _page(self.rows, self.sheets, records[0])
+        return write_whole(self.folder / "index.html", page.encode()).name
+
+    def _write_sheet(self, tiles: list[render.Tile]) -> None:
+        path = self.folder / f"sheet-{len(self.sheets) + 1}.jpg"
+        self.sheets.append(render.write_picture(path, render.sheet(tiles, COLUMNS)).name)
 
 
 def _by_class(records: list[Record]) -> dict[str, list[Record]]:
@@ -114,11 +168,14 @@ def _tiles(
             picture, note = render.fitted(example, (height, width)), _scores(record, nearest)
         tiles.append(render.Tile(picture, "Most similar class", nearest, note=note))
     geometry = replace(geometry_in(record), image=(height, width))
-    for mode, grid in read_maps(run, record).items():
-        heat = geometry.to_image(render.positive(grid, float(np.abs(grid).max())))
+    maps = read_maps(run, record)
+    for mode, grid in maps.items():
+        alone = maps["baseline"] if "baseline" in maps and record["settings"]["objective"] == "finer" else grid
+        heat = geometry.to_image(render.positive(grid, render.full_scale(grid, alone)))
         picture = render.overlay(small, heat, seen=geometry.seen)
         caption, note = _subtracted(record, mode)
-        tiles.append(render.Tile(picture, TITLES[mode], caption, note=note))
+        faint = 0 < render.share_of(grid, alone) < render.FAINT
+        tiles.append(render.Tile(picture, TITLES[mode], caption, note=f"nearly nothing\n{note}" if faint else note))
     return tiles
 
 
@@ -139,14 +196,10 @@ def _example(name: str, by_class: dict[str, list[Record]], root: Path) -> NDArra
     """The first image of a class that can be read, or None."""
     for record in by_class.get(normalised(name), []):
         try:
-            return np.asarray(read_image(root / record["path"]))
+            return np.asarray(read_image(root / path_of(record["path"])))
         except InputError:
             continue
     return None
-
-
-def _sheet(folder: Path, number: int, tiles: list[render.Tile]) -> Path:
-    return render.write_picture(folder / f"sheet-{number}.jpg", render.sheet(tiles, COLUMNS))
 
 
 def _row(record: Record, panel: str) -> dict[str, Any]:

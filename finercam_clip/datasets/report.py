@@ -1,0 +1,93 @@
+"""What is in a data set, what is missing, and what cannot be read."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from finercam_clip import progress
+from finercam_clip.datasets.cub import CUB
+from finercam_clip.datasets.items import DataSet
+from finercam_clip.errors import InputError
+from finercam_clip.images import read_image
+from finercam_clip.paths import look
+
+DOWNLOADS = {
+    "Stanford Cars": "kaggle datasets download -d jutrera/stanford-car-dataset-by-classes-folder --unzip",
+    CUB: "curl -L https://data.caltech.edu/records/65de6-vp158/files/CUB_200_2011.tgz | tar xz",
+}
+
+
+def download_hint() -> str:
+    """The end of an error about a data set that is not there."""
+    return "To download: " + "; ".join(f"{name}: {command}" for name, command in DOWNLOADS.items())
+
+
+@dataclass(frozen=True)
+class Report:
+    """What is in a data set, and what is wrong with it.
+
+    Attributes:
+        dataset: The data set.
+        missing: The names of images whose files do not exist.
+        unreadable: The name of an image, or of a folder with "/" behind it -> why it cannot be read.
+        empty: The classes without images.
+    """
+
+    dataset: DataSet
+    missing: tuple[str, ...]
+    unreadable: dict[str, str]
+    empty: tuple[str, ...]
+
+    @property
+    def complete(self) -> bool:
+        """Whether nothing is wrong."""
+        return not (self.missing or self.unreadable or self.empty)
+
+    def lines(self, limit: int = 20) -> list[str]:
+        """The report, for people.
+
+        Args:
+            limit: How many names of each kind of trouble to show at most.
+        """
+        dataset, items = self.dataset, self.dataset.items
+        sizes = Counter(item.target for item in items if item.target is not None)
+        lines = [f"{dataset.source}: {dataset.kind}", f"images       {len(items):,}"]
+        splits = Counter(item.split for item in items if item.split)
+        lines += [f"  {name:10} {count:,}" for name, count in splits.items()]
+        if dataset.classes:
+            smallest, largest = (min(sizes.values()), max(sizes.values())) if sizes else (0, 0)
+            lines.append(f"classes      {len(dataset.classes):,}, {smallest} to {largest} images each")
+        if dataset.kind == CUB:
+            for name, images in (("parts", dataset.parts), ("attributes", dataset.attributes)):
+                lines.append(f"{name:12} " + (f"of {len(images):,} images" if images else "not there"))
+        for title, names in (
+            ("left out", [f"{name}: finercam-clip made it" for name in dataset.made]),
+            ("missing", self.missing),
+            ("unreadable", [f"{name}: {why}" for name, why in self.unreadable.items()]),
+            ("empty class", self.empty),
+        ):
+            lines += [f"{title:12} {name}" for name in names[:limit]]
+            lines += [f"{title:12} and {len(names) - limit:,} more"] if len(names) > limit else []
+        if not self.complete:
+            commands = {CUB: DOWNLOADS[CUB]} if dataset.kind == CUB else DOWNLOADS
+            lines += [f"download     {name}: {command}" for name, command in commands.items()]
+        lines.append("complete" if self.complete else "not complete")
+        return lines
+
+
+def check(dataset: DataSet) -> Report:
+    """Decodes every image of a data set and reports what is missing or cannot be read."""
+    missing, unreadable = [], dict(dataset.left_out)
+    for item in progress.each(dataset.items, "checking"):
+        try:
+            if look(item.path) is None:
+                missing.append(item.name)
+            else:
+                read_image(item.path)
+        except InputError as error:
+            unreadable[item.name] = str(error).removeprefix(f"{item.path} ").removeprefix(f"{item.path}: ")
+    used = {item.target for item in dataset.items}
+    locked = {name.rstrip("/").rsplit("/", 1)[-1] for name in dataset.left_out}
+    empty = tuple(name for name in dataset.classes if name not in used | locked)
+    return Report(dataset, tuple(missing), unreadable, empty)
