@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor, nn
 
 from finercam_clip.towers.closed import PullBack, QueryTail, plain, query_of, query_tails, recorded_rest
+from finercam_clip.towers.temporary import attributes
 from finercam_clip.towers.tower import Transformer
 
 
@@ -85,6 +87,13 @@ def pools_by_one_query(visual: Any) -> bool:
         and visual.pool_type == "tok"
         and plain(visual.attn_pool.attn, nn.MultiheadAttention)
     )
+
+
+def first_query_alone(visual: Any) -> AbstractContextManager[None]:
+    """Inside, the attention pool has no queries but the one that the embedding is made of."""
+    if not pools_by_one_query(visual):
+        return nullcontext()
+    return attributes(visual.attn_pool, query=nn.Parameter(visual.attn_pool.query[:1].detach(), requires_grad=False))
 
 
 @torch.no_grad()

@@ -12,13 +12,14 @@ from torch import Tensor
 
 from finercam_clip.towers.native_closed import (
     class_token_tails,
+    first_query_alone,
     pool_query_tails,
     pools_by_one_query,
     reads_with_class_token,
 )
 from finercam_clip.towers.tails import Cut, Tail, input_of
 from finercam_clip.towers.temporary import resized_positions
-from finercam_clip.towers.tower import Family, Transformer, pooled_by_attention
+from finercam_clip.towers.tower import Family, Transformer
 
 
 class NativeViT(Transformer):
@@ -88,6 +89,7 @@ class NativeViT(Transformer):
 
     def project(self, tokens: Tensor) -> Tensor:
         if self.pools == "attention":
-            raise pooled_by_attention("an embedding of every patch")
+            with first_query_alone(self.visual):
+                return self.finish(tokens[:, None], "model")
         normed: Tensor = self.visual.ln_post(tokens)
         return normed if self.visual.proj is None else normed @ self.visual.proj

@@ -25,7 +25,7 @@ from finercam_clip.towers.closed import QueryTail, plain, query_tails, recorded_
 from finercam_clip.towers.receptive import convolutional_shift
 from finercam_clip.towers.tails import Cut, input_of
 from finercam_clip.towers.temporary import attributes
-from finercam_clip.towers.tower import Family, Transformer, pooled_by_attention
+from finercam_clip.towers.tower import Family, Transformer
 
 _MODULES = ("vision_transformer", "eva", "vitamin", "vision_transformer_relpos", "vision_transformer_hybrid")
 
@@ -146,9 +146,14 @@ class TimmViT(Transformer):
         return output
 
     def project(self, tokens: Tensor) -> Tensor:
-        if self.pools == "attention":
-            raise pooled_by_attention("an embedding of every patch")
         trunk = self.trunk
+        if self.pools == "attention":
+            if getattr(trunk.attn_pool, "pos_embed", None) is not None:
+                raise InputError(
+                    f"the attention pool of {type(trunk).__name__} adds positions: it reads no single token"
+                )
+            with attributes(trunk, **({"pool_include_prefix": True} if hasattr(trunk, "pool_include_prefix") else {})):
+                return self.finish(tokens[:, None], "model")
         projected: Tensor = self.visual.head(trunk.head(trunk.fc_norm(trunk.norm(tokens))))
         return projected
 

@@ -161,7 +161,7 @@ class Transformer(Tower):
 
     @abstractmethod
     def project(self, tokens: Tensor) -> Tensor:
-        """Tokens after the last block [n, C], each by itself -> embedding space [n, D]."""
+        """Tokens after the last block [n, C], each pooled by itself -> embedding space [n, D]."""
 
     def attention(self, block: Any) -> Attention:
         """The self-attention of a block."""
