@@ -122,9 +122,7 @@ class QueryTail:
 
     def pull_back(self, directions: Tensor) -> Tensor:
         """Cotangents at o, [K, H c], for directions [K, D]: matrix products back through the last MLP."""
-        norms = directions.norm(dim=1, keepdim=True).clamp_min(1e-12)
-        cotangents: Tensor = self.pull_back_rest(directions / norms).float() * norms
-        return cotangents
+        return _pulled_back(self.pull_back_rest, directions)
 
     def shift_features(self) -> Tensor:
         """[N, H c]: their product with o's cotangent is Grad-CAM's map, A times the mean gradient over patches.
@@ -164,6 +162,46 @@ class QueryTail:
 
     def _with_mean(self, features: Tensor) -> Tensor:
         return features if self.mean is None else features + self.mean.features(self.values, self.scores)
+
+
+@dataclass(frozen=True, eq=False)
+class MeanTail:
+    """A `Tail` in closed form where the patches are averaged: the class activation map (Zhou et al., CVPR 2016, eq. 2).
+
+    Every patch has the same gradient, so that Grad-CAM and HiResCAM are one map. It is exact: where the way from the
+    mean to the score is linear, the map sums up to the score.
+
+    Attributes:
+        activations: A, what is averaged, [N, C].
+        embedding: f, [D].
+        pull_back_rest: From cotangents at f [K, D] to cotangents at the mean [K, C].
+    """
+
+    activations: Tensor
+    embedding: Tensor
+    pull_back_rest: PullBack
+
+    def pull_back(self, directions: Tensor) -> Tensor:
+        """Cotangents at the mean, [K, C], for directions [K, D]."""
+        return _pulled_back(self.pull_back_rest, directions)
+
+    def gate_features(self) -> Tensor:
+        """[N, C]: their product with the mean's cotangent is the map."""
+        return self.activations / len(self.activations)
+
+    shift_features = gate_features
+
+    def gradients(self, directions: Tensor) -> Iterator[Tensor]:
+        """dL/da_n = g / N, g the cotangent at the mean."""
+        for row in self.pull_back(directions):
+            yield (row / len(self.activations)).expand_as(self.activations)
+
+
+def _pulled_back(pull_back_rest: PullBack, directions: Tensor) -> Tensor:
+    """By unit cotangents: half precision neither overflows nor underflows."""
+    norms = directions.norm(dim=1, keepdim=True).clamp_min(1e-12)
+    cotangents: Tensor = pull_back_rest(directions / norms).float() * norms
+    return cotangents
 
 
 def plain(module: Any, kind: type[nn.Module]) -> bool:

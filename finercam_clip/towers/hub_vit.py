@@ -169,6 +169,9 @@ class HubViT(Transformer):
         embedding: Tensor = self.visual.projection(pooled)
         return embedding
 
+    def averaged(self, tokens: Tensor, pooling: str) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        return self.patches(self.model.post_layernorm(tokens)), self.visual.projection
+
     def project(self, tokens: Tensor) -> Tensor:
         if self.pools == "attention":
             return self.finish(tokens[:, None], "model")

@@ -81,11 +81,16 @@ class NativeViT(Transformer):
         if pooling == "model":
             pooled: Tensor = visual._pool(tokens)[0]
             return pooled if visual.proj is None else pooled @ visual.proj
-        after = visual.final_ln_after_pool
-        tokens = tokens if after else visual.ln_post(tokens)
-        pooled = tokens[:, 0] if pooling == "token" else tokens[:, 1:].mean(1)  # CLIP-ES's mean over the patch tokens
-        pooled = visual.ln_post(pooled) if after else pooled
-        return pooled if visual.proj is None else pooled @ visual.proj
+        if pooling == "token":
+            return self.project(tokens[:, 0])
+        patches, rest = self.averaged(tokens, pooling)  # CLIP-ES's mean over the patch tokens
+        return rest(patches.mean(1))
+
+    def averaged(self, tokens: Tensor, pooling: str) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        visual = self.visual
+        if visual.final_ln_after_pool:
+            return tokens[:, 1:], self.project
+        return visual.ln_post(tokens)[:, 1:], lambda mean: mean if visual.proj is None else mean @ visual.proj
 
     def project(self, tokens: Tensor) -> Tensor:
         if self.pools == "attention":

@@ -144,8 +144,18 @@ class TimmViT(Transformer):
         else:
             self.check_pooling(pooling)
             one = normed[:, 0] if pooling == "token" else self.patches(normed).mean(1)
-            pooled = trunk.head(trunk.fc_norm(one))
+            return self._projected(one)
         output: Tensor = self.visual.head(pooled)
+        return output
+
+    def averaged(self, tokens: Tensor, pooling: str) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        trunk = self.trunk
+        if pooling == "model" and (trunk.global_pool != "avg" or getattr(trunk, "pool_include_prefix", False)):
+            raise InputError(f"{type(trunk).__name__} does not average its patches alone: choose another layer")
+        return self.patches(trunk.norm(tokens)), self._projected
+
+    def _projected(self, pooled: Tensor) -> Tensor:
+        output: Tensor = self.visual.head(self.trunk.head(self.trunk.fc_norm(pooled)))
         return output
 
     def project(self, tokens: Tensor) -> Tensor:
@@ -157,8 +167,7 @@ class TimmViT(Transformer):
                 )
             with attributes(trunk, **({"pool_include_prefix": True} if hasattr(trunk, "pool_include_prefix") else {})):
                 return self.finish(tokens[:, None], "model")
-        projected: Tensor = self.visual.head(trunk.head(trunk.fc_norm(trunk.norm(tokens))))
-        return projected
+        return self._projected(trunk.norm(tokens))
 
     def _finish_class_token(self, block: Callable[[Tensor], Tensor], tokens: Tensor, pooling: str) -> Tensor:
         """`finish` of the last block's output, where its class token alone is read.
