@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +15,17 @@ from torch import Tensor, nn
 from finercam_clip.towers.closed import PullBack, QueryTail, plain, query_of, query_tails, recorded_rest
 from finercam_clip.towers.temporary import attributes
 from finercam_clip.towers.tower import Transformer
+
+
+def closed_form(
+    tower: Transformer, block: Callable[[Tensor], Tensor], tokens: Tensor, pooling: str
+) -> Callable[[], Iterator[QueryTail]] | None:
+    """The tails in closed form, where there are any, of the last block, whose input are `tokens` [B, n, C]."""
+    if pooling != "mean" and reads_with_class_token(tower.visual):
+        return partial(class_token_tails, tower, tokens)
+    if pooling == "model" and pools_by_one_query(tower.visual):
+        return partial(pool_query_tails, tower, block, tokens)
+    return None
 
 
 def reads_with_class_token(visual: Any) -> bool:

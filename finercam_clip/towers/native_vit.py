@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from functools import partial
 from typing import Any
 
 from open_clip.transformer import VisionTransformer
 from torch import Tensor
 
-from finercam_clip.towers.native_closed import (
-    class_token_tails,
-    first_query_alone,
-    pool_query_tails,
-    pools_by_one_query,
-    reads_with_class_token,
-)
-from finercam_clip.towers.tails import Cut, Tail, input_of
+from finercam_clip.towers.native_closed import closed_form, first_query_alone
+from finercam_clip.towers.tails import Cut, input_of
 from finercam_clip.towers.temporary import resized_positions
 from finercam_clip.towers.tower import Family, Transformer
 
@@ -69,11 +62,7 @@ class NativeViT(Transformer):
 
     def cut(self, pixels: Tensor, pooling: str) -> Cut:
         tokens, block = input_of(self.blocks()[-1], lambda: self.visual(pixels))
-        closed: Callable[[], Iterator[Tail]] | None = None
-        if pooling != "mean" and reads_with_class_token(self.visual):
-            closed = partial(class_token_tails, self, tokens)
-        elif pooling == "model" and pools_by_one_query(self.visual):
-            closed = partial(pool_query_tails, self, block, tokens)
+        closed = closed_form(self, block, tokens, pooling)
         return Cut(tokens, lambda x: self.finish(block(x), pooling), self.layers()[-1], closed)
 
     def finish(self, tokens: Tensor, pooling: str) -> Tensor:

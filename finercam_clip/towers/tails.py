@@ -113,7 +113,7 @@ class _ReachedError(Exception):
 
 @torch.no_grad()
 def arguments_of(module: nn.Module, run: Callable[[], Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Runs a tower (`run`) up to one of its modules: the arguments that the module is called with."""
+    """Runs a tower (`run`) up to one of its modules, and gives what that is called with."""
     calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
 
     def stop(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
