@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from typing_extensions import Unpack
 
 from finercam_clip import progress, render
-from finercam_clip.concepts import Text
+from finercam_clip.concepts import ConceptSpace, Text
 from finercam_clip.concepts.vocabulary import prompt_files, read_prompts
-from finercam_clip.datasets import DataSet
+from finercam_clip.datasets import DataSet, Labels
+from finercam_clip.datasets.labels import check_known, label_map
 from finercam_clip.errors import InputError
 from finercam_clip.explainer import Explainer
 from finercam_clip.explanation import Box, Explanation
@@ -126,20 +127,30 @@ def _is_text(value: object) -> bool:
     )
 
 
-def trait_table(explainer: Explainer, dataset: DataSet, traits: Sequence[Trait], **changes: Unpack[Changes]) -> Table:
+def trait_table(
+    explainer: Explainer,
+    dataset: DataSet,
+    traits: Sequence[Trait],
+    *,
+    labels: Labels | None = None,
+    **changes: Unpack[Changes],
+) -> Table:
     """Every trait of every image. Each text is embedded once, and each image is encoded once.
 
     Args:
         explainer: The model.
         dataset: The images; those that cannot be read are listed in the table.
         traits: The columns.
+        labels: What the texts of the traits, or the data set's classes, are called in the model (see `generate`).
         changes: Any field of `Options`.
 
     Raises:
         InputError: A trait's text cannot be used by the model.
     """
     options = resolve_options(changes)
-    questions = [ask(explainer.loaded.space, trait.target, trait.contrasts, options) for trait in traits]
+    space, pairs = explainer.loaded.space, _labelled(explainer.loaded.space, dataset, traits, labels)
+    check_known(space, _texts(pairs), options.templates)
+    questions = [ask(space, target, contrasts, options) for target, contrasts in pairs]
     rows: dict[str, list[Cell]] = {}
     images: dict[str, NDArray[np.uint8]] = {}
     unreadable: dict[str, str] = {}
@@ -155,6 +166,27 @@ def trait_table(explainer: Explainer, dataset: DataSet, traits: Sequence[Trait],
             images[item.name] = render.shrunk(np.asarray(image))
         rows[item.name] = [_cell(encoding.answer(question), pictured=pictured) for question in questions]
     return Table(tuple(traits), rows, images, unreadable)
+
+
+def _labelled(
+    space: ConceptSpace, dataset: DataSet, traits: Sequence[Trait], labels: Labels | None
+) -> list[tuple[Text, tuple[Text, ...]]]:
+    """The target and the contrasts of each trait, as the model names them."""
+    pairs = [(trait.target, trait.contrasts) for trait in traits]
+    if labels is None:
+        return pairs
+    renamed = label_map(labels, [*_texts(pairs), *dataset.classes], space)
+
+    def label(text: Text) -> Text:
+        return renamed.get(text, text) if isinstance(text, str) else [renamed.get(one, one) for one in text]
+
+    return [(label(target), tuple(map(label, contrasts))) for target, contrasts in pairs]
+
+
+def _texts(pairs: Sequence[tuple[Text, tuple[Text, ...]]]) -> list[str]:
+    """Every text of targets and contrasts."""
+    concepts = (concept for target, contrasts in pairs for concept in (target, *contrasts))
+    return [text for one in concepts for text in ((one,) if isinstance(one, str) else one)]
 
 
 def _cell(explanation: Explanation, *, pictured: bool) -> Cell:

@@ -12,6 +12,7 @@ from PIL import Image
 from reference.folders import CLASSES
 from reference.models import BLUE, RED
 
+from finercam_clip import InputError
 from finercam_clip.cli import main
 from finercam_clip.datasets import open_dataset
 from finercam_clip.explainer import Explainer
@@ -113,3 +114,25 @@ def test_a_trait_without_contrasts_has_no_probability(bundled: Explainer, two_bi
     for row in csv.DictReader(io.StringIO(to_csv(table))):
         assert row["alone p"] == ""
         assert 0 < float(row["compared p"]) <= 1
+
+
+def test_a_table_takes_labels(run_here: Callable[..., int], tmp_path: Path, two_birds: Path, photos: Explainer) -> None:
+    """For the texts of its traits; the columns keep their names."""
+    (tmp_path / "t.txt").write_text("ours\nn01440764\n")
+    (tmp_path / "map.csv").write_text("ours,lynx\n")
+    dataset = open_dataset(two_birds)
+    own = trait_table(photos, dataset, [Trait("ours", "lynx, catamount"), Trait("n01440764", "tench")])
+    table = trait_table(photos, dataset, read_traits(tmp_path / "t.txt"), labels=tmp_path / "map.csv")
+    assert to_csv(table) == to_csv(own)
+    ensembles = [Trait("cats", ["ours", "theirs"], (["ours"], "tabby"))]
+    with pytest.raises(InputError, match="the target itself"):
+        trait_table(photos, dataset, [Trait("cats", "ours", ("theirs",))], labels={"ours": "lynx", "theirs": "lynx"})
+    assert list(trait_table(photos, dataset, ensembles, labels={"ours": "lynx", "theirs": 282}).rows)
+    with pytest.raises(InputError, match=r"2 of 3 classes .*'ours' \(.*'theirs' \("):
+        trait_table(photos, dataset, ensembles)
+    command = ["explain", two_birds, "--concepts", "t.txt", "--classifier", "photos"]
+    assert run_here(*command, "--output", "a.png") == 2
+    assert run_here(*command, "--output", "a.png", "--labels", "map.csv") == 1
+    assert (tmp_path / "a.csv").read_text() == to_csv(own)
+    assert run_here(*command, "--output", "map.png", "--labels", "map.csv") == 2
+    assert (tmp_path / "map.csv").read_text() == "ours,lynx\n"

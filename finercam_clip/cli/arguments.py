@@ -58,6 +58,13 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--classes", help="the head's class names: a text file, or a folder of folders")
 
 
+def add_labels_argument(parser: argparse.ArgumentParser) -> None:
+    """Adds the label map of a data set."""
+    parser.add_argument(
+        "--labels", help="a CSV file: the data set's class, the classifier's class (by name, WordNet id or index)"
+    )
+
+
 def _image_size(text: str) -> int | tuple[int, int] | str:
     if text == "native":
         return text

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from finercam_clip import progress
 from finercam_clip.cli.arguments import (
     AddCommand,
+    add_labels_argument,
     add_model_arguments,
     add_question_arguments,
     given_options,
@@ -76,6 +77,7 @@ def _add_explain(add_command: AddCommand) -> None:
         type=Path,
         help="picture to write (IMAGE-finercam.png; with --json none); --concepts writes a .csv beside it",
     )
+    add_labels_argument(command)
     command.add_argument("--json", action="store_true", help="print everything as JSON instead of a summary")
     add_model_arguments(command)
 
@@ -83,6 +85,8 @@ def _add_explain(add_command: AddCommand) -> None:
 def _explain(arguments: argparse.Namespace) -> int | None:
     if arguments.concepts is not None:
         return _explain_traits(arguments)
+    if arguments.labels is not None:
+        raise InputError("--labels go with --concepts: one image is asked about the classifier's own classes")
     from finercam_clip.images import read_image
 
     if arguments.target is None:
@@ -148,7 +152,7 @@ def _explain_traits(arguments: argparse.Namespace) -> int:
     picture, csv = _trait_outputs(arguments)
     questions = traits.read_traits(arguments.concepts)
     dataset, options = open_dataset(arguments.image), given_options(arguments)
-    table = traits.trait_table(load_named(arguments), dataset, questions, **options)
+    table = traits.trait_table(load_named(arguments), dataset, questions, labels=arguments.labels, **options)
     if not table.rows:
         raise InputError(f"none of the {len(dataset.items)} images in {arguments.image} can be read")
     write_whole(csv, traits.to_csv(table).encode())
@@ -169,4 +173,6 @@ def _trait_outputs(arguments: argparse.Namespace) -> tuple[Path, Path]:
     csv = picture.with_suffix(".csv")
     if csv.resolve() == arguments.image.resolve():
         raise InputError(f"--output {picture}: its table would be {arguments.image}, the list itself; name another")
+    if arguments.labels is not None and csv.resolve() == Path(arguments.labels).resolve():
+        raise InputError(f"--output {picture}: its table would be {arguments.labels}, the label map; name another")
     return picture, csv

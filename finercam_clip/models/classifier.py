@@ -15,11 +15,12 @@ import torch
 import torch.nn.functional as F
 from open_clip.transform import PreprocessCfg
 from timm.data.config import resolve_data_config
-from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
+from timm.data.imagenet_info import infer_imagenet_subset
 from torch import Tensor, nn
 
 from finercam_clip.checks import choice
 from finercam_clip.concepts.classes import named_head
+from finercam_clip.concepts.imagenet import classes_of
 from finercam_clip.concepts.vocabulary import class_names
 from finercam_clip.errors import InputError, shown
 from finercam_clip.loaded import LoadedModel
@@ -128,11 +129,14 @@ def classifier_of(
     Raises:
         InputError: The head is another backbone's, or does not fit the names or the pooling.
     """
+    ids = None
     if rows is None:
         rows = _own_head(trunk, name)
-        names = _imagenet_names(trunk) if names is None else names
+        subset = infer_imagenet_subset(trunk) if names is None else None
+        if subset is not None:
+            names, ids = classes_of(subset)
     weight, bias = rows
-    space = named_head(weight, bias, names)
+    space = named_head(weight, bias, names, ids)
     _pool(trunk, pooling or "model", name)
     width = getattr(trunk, "head_hidden_size", None) or trunk.num_features
     if weight.shape[1] != width:
@@ -231,14 +235,6 @@ def _own_head(trunk: Any, name: str) -> tuple[Tensor, Tensor]:
     bias = weight.new_zeros(len(weight)) if layer.bias is None else layer.bias.detach().clone()
     check_finite({"weight": weight, "bias": bias}, f"the classifier of {name}")
     return weight, bias
-
-
-def _imagenet_names(trunk: Any) -> list[str] | None:
-    subset = infer_imagenet_subset(trunk)
-    if subset is None:
-        return None
-    info: Any = ImageNetInfo(subset)
-    return [info.index_to_description(i) for i in range(info.num_classes())]
 
 
 def _pool(trunk: Any, pooling: str, name: str) -> None:

@@ -17,6 +17,7 @@ from finercam_clip import __version__, checks
 from finercam_clip.concepts import ConceptSpace
 from finercam_clip.concepts.vocabulary import vocabulary_of
 from finercam_clip.datasets import DataSet, Item
+from finercam_clip.datasets.labels import check_known
 from finercam_clip.errors import InputError, shown
 from finercam_clip.explainer import Explainer
 from finercam_clip.methods import method_named
@@ -72,7 +73,9 @@ def _vocabulary(space: ConceptSpace, dataset: DataSet, options: Options) -> Any:
 
 
 def check_questions(space: ConceptSpace, dataset: DataSet, asked: dict[str, Asked], options: Options) -> None:
-    """Every question, before any image costs anything."""
+    """Every question, before any image costs anything. Names that are no classes are told all at once."""
+    texts = (text for question in asked.values() for text in (question["target"], *(question["contrasts"] or ())))
+    check_known(space, [text for text in texts if text is not None], options.templates)
     vocabulary = []
     if any(question["contrasts"] is None for question in asked.values()):
         vocabulary = space.vocabulary(_vocabulary(space, dataset, options))
