@@ -87,7 +87,7 @@ def test_a_trait_table_may_be_named_by_its_csv_but_not_as_its_own_list(
     listed = f"image\n{image}\n"
     (tmp_path / "list.csv").write_text(listed)
     assert run_here("explain", "list.csv", "--concepts", "birds-traits", "--output", "list.png") == 2
-    assert "the list itself" in capsys.readouterr().err
+    assert "never overwritten" in capsys.readouterr().err
     assert (tmp_path / "list.csv").read_text() == listed
     assert run_here("explain", birds, "--concepts", "bird-traits") == 2
     assert "birds-traits" in capsys.readouterr().err  # the name that was meant
