@@ -4,16 +4,20 @@ VENV := .venv
 BIN := $(VENV)/bin
 SETUP := setup.cfg pyproject.toml
 
-.PHONY: demo test test-all lint docs notebooks readme-assets clean
+.PHONY: demo test test-all browser lint docs wheel notebooks readme-assets clean
 
 demo: $(VENV)/.installed
 	$(BIN)/finercam-clip demo --output finercam-demo.png
 
-test: $(VENV)/.installed-test
+test: $(VENV)/.installed-test browser
 	$(BIN)/python -m pytest
 
-test-all: $(VENV)/.installed-test
+test-all: $(VENV)/.installed-test browser
 	$(BIN)/python -m pytest -m "slow or not slow"
+
+# For the tests of the page. Where no browser can be had they are skipped.
+browser:
+	@bash .ci/browser
 
 lint: $(VENV)/.installed-lint
 	$(BIN)/ruff check .
@@ -25,6 +29,10 @@ docs: $(VENV)/.installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --site-dir site
 	@echo "site/index.html"
 
+# The package, in dist/
+wheel: $(VENV)/.installed-test
+	$(BIN)/python -m build
+
 # Every picture and figure of README, docs and model card, or ONLY=demo,methods of them; all takes about an hour.
 readme-assets: $(VENV)/.installed-test
 	$(BIN)/python docs/assets.py $(ONLY)
@@ -34,6 +42,7 @@ notebooks: $(VENV)/.installed-test
 	$(BIN)/python notebooks/execute.py
 
 $(VENV)/.installed: $(SETUP)
+	@echo "setting up $(VENV): a few minutes, and about 6 GB where PyTorch comes with CUDA"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
 	$(call headless_if_needed)

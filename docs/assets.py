@@ -3,6 +3,7 @@
     make readme-assets                    # everything: about an hour on two CPU cores
     make readme-assets ONLY=demo,methods  # some of it
     make readme-assets ONLY=tables        # all tables, from the last measurements
+    make readme-assets ONLY=links         # the repository's address (docs/addresses.py)
 
 A table lies between `<!-- begin NAME -->` and `<!-- end NAME -->`; what was measured lies in docs/figures/NAME.json.
 """
@@ -19,6 +20,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import addresses
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -209,6 +211,15 @@ def fill_all(names: Sequence[str]) -> None:
             write_whole(path, new.encode())
 
 
+def link_all() -> None:
+    """Puts the repository's address into every file that has a place for it."""
+    for path in addresses.LINKED:
+        old = path.read_text(encoding="utf-8")
+        new = addresses.linked(old, path.name)
+        if new != old:
+            write_whole(path, new.encode())
+
+
 # ------------------------------------------------------------------------------------------------------------ pictures
 
 
@@ -224,8 +235,8 @@ def _gamma() -> NDArray[np.uint8]:
     encoding = finercam_clip.load().encode(demo.IMAGE)
     tiles = [render.Tile(encoding.image, "image", target)]
     for gamma in (0.0, 0.3, 0.6, 1.0):
-        found = encoding.explain(target, [contrast], gamma=gamma)
-        tiles.append(render.Tile(found.overlay(), f"gamma {gamma:g}", f"not {contrast}", found.peak))
+        explanation = encoding.explain(target, [contrast], gamma=gamma)
+        tiles.append(render.Tile(explanation.overlay(), f"gamma {gamma:g}", f"not {contrast}", explanation.peak))
     return render.panel(tiles)
 
 
@@ -241,8 +252,8 @@ def _contrasts() -> NDArray[np.uint8]:
         ("contrast: what is shared", vocabulary),
         ("contrast: the sibling", [demo.question()[1]]),
     ):
-        found = encoding.explain(target, contrasts, gamma=1.0)
-        tiles.append(render.Tile(found.overlay(), title, " | ".join(contrasts) or "gamma 0", found.peak))
+        explanation = encoding.explain(target, contrasts, gamma=1.0)
+        tiles.append(render.Tile(explanation.overlay(), title, " | ".join(contrasts) or "gamma 0", explanation.peak))
     return render.panel(tiles)
 
 
@@ -281,11 +292,13 @@ def main(arguments: list[str]) -> None:
     Raises:
         InputError: there is no such thing, a command failed, or a table has not been measured yet.
     """
-    known = [*PICTURES, *MEASURED, *TABLES, "tables"]
+    known = [*PICTURES, *MEASURED, *TABLES, "tables", "links"]
     names = [name for part in arguments for name in part.split(",") if name]
     unknown = [name for name in names if name not in known]
     if unknown:
         raise InputError(f"there is no {', '.join(unknown)}; there are {', '.join(dict.fromkeys(known))}")
+    if not names or "links" in names:
+        link_all()
     for name, make in PICTURES.items():
         if not names or name in names:
             render.write_picture(DOCS / f"{name}.jpg", make())

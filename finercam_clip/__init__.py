@@ -1,4 +1,4 @@
-"""finercam_clip: where does an image say one concept and not others? Zero-shot contrastive heatmaps for CLIP.
+"""finercam_clip: which pixels speak for one concept and not for others? Zero-shot contrastive heatmaps for CLIP.
 
     import finercam_clip
     explainer = finercam_clip.load()
@@ -16,6 +16,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "load": "models",
     "load_classifier": "models",
+    "wrap": "models",
     "preset": "presets",
     "Explainer": "explainer",
     "ImageEncoding": "explainer",
@@ -35,13 +36,14 @@ __all__ = [
     "load",
     "load_classifier",
     "preset",
+    "wrap",
 ]
 
 if TYPE_CHECKING:
     from finercam_clip.errors import InputError
     from finercam_clip.explainer import Explainer, ImageEncoding
     from finercam_clip.explanation import Explanation
-    from finercam_clip.models import load, load_classifier
+    from finercam_clip.models import load, load_classifier, wrap
     from finercam_clip.options import Options
     from finercam_clip.presets import preset
     from finercam_clip.question import Question

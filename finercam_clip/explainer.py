@@ -28,7 +28,6 @@ from finercam_clip.loaded import LoadedModel
 from finercam_clip.methods import maps_of_sums
 from finercam_clip.methods.refine import affinity
 from finercam_clip.options import Changes, ImageSize, Layer, Options, Pooling, Texts
-from finercam_clip.preprocess import input_size
 from finercam_clip.question import Contrasts, Question, ask, concepts_of, slopes_of
 from finercam_clip.questions import ask_many, ask_pairs
 from finercam_clip.resolve import check_encoded, resolve_options
@@ -40,10 +39,10 @@ _BATCH = 32  # images per forward pass
 
 @dataclass(frozen=True, eq=False)
 class Explainer:
-    """A model that answers where an image says one concept and not others.
+    """A model that shows which pixels of an image speak for one concept and not for others.
 
     It is a CLIP (`finercam_clip.load`), whose concepts are texts, or a classifier (`finercam_clip.load_classifier`),
-    whose concepts are its classes. Every method raises `InputError` where something cannot be used; the message says
+    whose concepts are its classes. Every method raises `InputError` if an argument cannot be used. The message says
     what can.
 
     Attributes:
@@ -55,7 +54,7 @@ class Explainer:
     def explain(
         self, image: ImageInput, target: Text, contrasts: Contrasts = (), **changes: Unpack[Changes]
     ) -> Explanation:
-        """Where an image says `target` and not `contrasts`.
+        """Explains which pixels of an image speak for `target` and not for `contrasts`.
 
         Args:
             image: A path, a PIL image, or a uint8 array [H, W, 3] (RGB).
@@ -72,8 +71,8 @@ class Explainer:
         """A checked question, which can be asked of any number of images (`ImageEncoding.answer`).
 
         Args:
-            target: A text, or several: an ensemble of prompts for one concept. In a classifier the name of a class, or
-                of several: a group.
+            target: A text, or several that say the same (a prompt ensemble). For a classifier it is the name of a
+                class, or the names of a group of classes.
             contrasts: Texts, each of which may be an ensemble; or a number n: the n concepts of `vocabulary` that are
                 most similar to the target (see `Options.similar_by`).
             changes: Any field of `Options`, such as gamma=0.8, method="hirescam", objective="similarity".
@@ -129,7 +128,7 @@ class Explainer:
     def embed(self, texts: Sequence[Text], templates: Texts = None) -> Tensor:
         """The directions of concepts, float32: unit-norm text embeddings [K, D], averaged over texts and templates.
 
-        Of a classifier they are the rows of its head, [K, D + 1], weights and bias.
+        For a classifier they are the rows of its head, [K, D + 1], weights and bias.
         """
         return self.loaded.space.directions(concepts_of(self.loaded.space, texts, "text"), templates)
 
@@ -137,7 +136,7 @@ class Explainer:
         tower, preprocess = self.loaded.tower, self.loaded.preprocess
         pictures = [read_image(image) for image in images]
         shapes = [(picture.height, picture.width) for picture in pictures]
-        sizes = [input_size(options.image_size, preprocess.size, shape, tower.stride) for shape in shapes]
+        sizes = [preprocess.input_size(options.image_size, shape, tower.stride) for shape in shapes]
         encodings: dict[int, ImageEncoding] = {}
         for size, squeeze in dict.fromkeys(sizes):  # images of one size go through the tower together
             members = [i for i, own in enumerate(sizes) if own == (size, squeeze)]
@@ -180,7 +179,7 @@ class ImageEncoding:
         return self.forward.embedding
 
     def explain(self, target: Text, contrasts: Contrasts = (), **changes: Unpack[Changes]) -> Explanation:
-        """Where the image says `target` and not `contrasts`. See `Explainer.question` for the arguments."""
+        """Explains which pixels speak for `target`. See `Explainer.question` for the arguments."""
         options = resolve_options(changes, self.options)
         return self.answer(ask(self.explainer.loaded.space, target, contrasts, options))
 

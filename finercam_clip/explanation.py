@@ -22,7 +22,7 @@ Box = tuple[int, int, int, int, float]
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    """Where the image says the target and not the contrasts.
+    """Which pixels of the image speak for the target and not for the contrasts.
 
     Attributes:
         image: uint8 [H, W, 3] RGB, upright.
@@ -33,9 +33,9 @@ class Explanation:
         contrasts: What it was told apart from, background included.
         target_grid: The same method's map of the target alone.
         contrast_grid: Its map of the contrasts' mean alone; None without contrasts.
-        similarities: Text -> cosine; of a classifier class -> logit.
-        probabilities: Text -> softmax over target and contrasts at the model's logit scale; of a classifier class ->
-            softmax over all of its classes (of a group: the sum over its classes).
+        similarities: Text -> cosine. For a classifier: class -> logit.
+        probabilities: Text -> softmax over target and contrasts at the model's logit scale. For a classifier: class ->
+            softmax over all of its classes (for a group the sum over its classes).
         options: How it was answered.
         model: The model's name.
         pretrained: Where its weights came from.
@@ -76,21 +76,21 @@ class Explanation:
     def heatmap(self) -> NDArray[np.float32]:
         """float32 [H, W] in 0..1, on the pixels of the input image; 0 where preprocessing cropped the image away.
 
-        The positive part of the map over its largest absolute value: where the evidence is mostly against the target,
-        the little that speaks for it stays faint instead of being stretched to 1. So does a difference that is nearly
-        nothing beside the target's own map (`render.full_scale`).
+        It is the positive part of the map, divided by the map's largest absolute value. If most evidence is against
+        the target, the map stays faint. It is never stretched to 1. So does a difference that is nearly nothing beside
+        the target's own map (`render.full_scale`).
         """
         scale = render.full_scale(self.grid, self.target_grid, self.weight)
         return self.geometry.to_image(render.positive(self.grid, scale))
 
     @property
     def compared(self) -> bool:
-        """Whether the probabilities say anything: of a text alone they are 1."""
+        """Whether the probabilities say anything. For a text alone the probability is always 1."""
         return bool(self.contrasts) or self.score == "logit"
 
     @property
     def caution(self) -> str | None:
-        """One sentence if the map should not be taken at its word: the target is probably not there. Else None."""
+        """A warning in one sentence if the target is probably not in the image. Else None."""
         if self.pretrained == "random":
             return "random weights: this map means nothing"
         if not (self.grid > 0).any():
@@ -116,7 +116,7 @@ class Explanation:
     def boxes(self, threshold: float = 0.5) -> list[Box]:
         """Boxes (x0, y0, x1, y1, score) of the connected regions where the heatmap is at least `threshold`.
 
-        In pixels of the image, x1 and y1 one past the last; the score is the region's hottest value; best first.
+        They are in pixels of the image; x1 and y1 are one past the last. The score is the region's hottest value.
         """
         level = checks.real(threshold)
         if level is None or not 0 < level <= 1:
@@ -131,7 +131,7 @@ class Explanation:
         return sorted(boxes, key=lambda box: -box[4])
 
     def overlay(self, opacity: float = 0.85) -> NDArray[np.uint8]:
-        """The heatmap over the image in grey, uint8 [H, W, 3]. opacity: of the hottest pixel, 0..1."""
+        """The heatmap over the image in grey, uint8 [H, W, 3]. `opacity` is that of the hottest pixel, 0..1."""
         return render.overlay(self.image, self.heatmap, opacity=opacity, seen=self.geometry.seen)
 
     def tiles(self) -> list[render.Tile]:
@@ -173,7 +173,7 @@ class Explanation:
         """Writes the `panel` as .png, .jpg or .webp: whole, or not at all.
 
         Raises:
-            InputError: the ending is another, or the place cannot be written to.
+            InputError: The ending is another, or the place cannot be written to.
         """
         return render.write_picture(path, self.panel())
 

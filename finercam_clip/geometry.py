@@ -14,7 +14,7 @@ from finercam_clip.errors import InputError
 
 @dataclass(frozen=True)
 class Geometry:
-    """Where the model's input lies on the image. All in pixels.
+    """Where the model's input lies on the image. All values are in pixels.
 
     Attributes:
         image: (H, W) of the image.
@@ -46,8 +46,8 @@ class Geometry:
     def to_image(self, grid: NDArray[np.float32]) -> NDArray[np.float32]:
         """A map [h, w] over the model's input, on the image's own pixels [H, W]; 0 where the model saw nothing.
 
-        Cell centres stay where the model looks; between them it is bicubic, so that a peak can lie between
-        two cells, and kept within the map's own range.
+        Cell centres stay where the model looks. Between them the map is bicubic, so that a peak can lie between two
+        cells. Values stay within the map's own range.
         """
         columns, rows = (self._cells(axis, grid.shape[axis]) for axis in (1, 0))
         # Along one axis, then the other: the same as in one go, and no pair of full-size coordinate maps.

@@ -23,9 +23,9 @@ class LoadedModel:
         preprocess: From a picture to the tower's input.
         space: The concept side.
         device: Where the tower is.
-        dtype: Of the pixels that the tower takes.
-        present_above: The cosine that texts true of an image nearly always reach, where the weights' file says so
-            (safetensors metadata, as the bundled model's); else None.
+        dtype: The type of the pixels that the tower takes.
+        present_above: The cosine that true texts of an image nearly always reach, if the weights' file tells it
+            (safetensors metadata, as the bundled model's does). Else None.
     """
 
     name: str

@@ -23,7 +23,7 @@ class Options:
     """How a question is answered.
 
     Attributes:
-        method: How the map is made, a name in `methods.METHODS`, or of a set of options in `PRESETS`.
+        method: How the map is made: a name in `methods.METHODS`, or a preset of several options in `PRESETS`.
         gamma: Comparison strength, 0 and up (the paper's default is 0.6). 0 is the plain method.
         objective: What is explained, a name in `objectives.OBJECTIVES`.
         pooling: "model", as the image tower pools; "mean", the mean of the patch tokens (CLIP-ES); "token", the class
@@ -39,9 +39,9 @@ class Options:
         templates: Ways to write a concept: a name in prompts/, a text file, or texts with "{}"; None: the text itself.
         vocabulary: Concepts to take contrasts from: a name in prompts/, a text file, a folder of folders (their names),
             or texts; None: a classifier's classes.
-        similar_by: How contrasts=n chooses: "logits", whose scores on this image are nearest to the target's (the
-            paper); "concepts", whose own directions are, whatever the image. None: "logits" for a classifier,
-            "concepts" for CLIP.
+        similar_by: How contrasts=n chooses. "logits" takes the concepts whose scores on this image are nearest to the
+            target's (the paper); "concepts" takes those whose directions are nearest, on any image. None is "logits"
+            for a classifier and "concepts" for CLIP.
     """
 
     method: str = "hirescam"

@@ -118,7 +118,7 @@ def overlay(
     Args:
         image: uint8 [H, W, 3].
         heat: 0..1, [H, W].
-        opacity: Of the hottest pixels, 0..1.
+        opacity: That of the hottest pixels, 0..1.
         seen: The box (x0, y0, x1, y1) that the model saw; outside it the picture is darker. None is the whole image.
 
     Returns:
@@ -175,7 +175,7 @@ def sheet(tiles: Sequence[Tile], columns: int, *, side: int = 180, title: str = 
     Args:
         tiles: At least one, of any sizes.
         columns: How many tiles a row has, 1 and up.
-        side: Of a tile's square, pixels.
+        side: The side of a tile's square, pixels.
         title: Above them all.
 
     Returns:

@@ -45,7 +45,7 @@ def resolve_options(changes: Changes | dict[str, Any], options: Options | None =
 
 
 def check_encoded(options: Options, encoded: Options) -> None:
-    """Raises InputError where a question asks for what was settled in another way when the image was encoded."""
+    """Raises InputError if a question asks for something that was settled differently when the image was encoded."""
     for name, value in encoded.encoding().items():
         if getattr(options, name) != value:
             raise InputError(

@@ -106,7 +106,7 @@ def read_traits(source: str | Path) -> tuple[Trait, ...]:
     else:
         traits = [Trait(text, text) for text in read_prompts(path)]
     if not traits:
-        raise InputError(f"{path} holds no traits: a line each, 'red crown: a bird with a red crown'")
+        raise InputError(f"{path} holds no traits: write one per line, as 'red crown: a bird with a red crown'")
     names, texts = [trait.name for trait in traits], sum(map(_count, traits))
     for name in names:
         if names.count(name) > 1:

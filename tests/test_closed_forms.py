@@ -11,15 +11,23 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from open_clip.transformer import AttentionalPooler
 from reference.models import NOISE, model_of, tiny_explainer
+from reference.towers import check_gradient, check_same, pixels_of, small_eva, small_vit
 from reference.unchanged import unchanged
-from torch import Tensor
+from timm.layers.attention import Attention
+from timm.layers.attention_pool import AttentionPoolLatent
+from timm.models.vision_transformer import Block
+from torch import Tensor, nn
 
 from finercam_clip import InputError
 from finercam_clip.explainer import Explainer
 from finercam_clip.methods import METHODS
 from finercam_clip.methods.gradients import gradcam, hirescam
+from finercam_clip.towers import Tower
 from finercam_clip.towers.closed import QueryTail
+from finercam_clip.towers.forward import run
+from finercam_clip.towers.layers import tails_at
 from finercam_clip.towers.tails import AutogradTail, Tail
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -63,18 +71,11 @@ def _forward_from_patches(visual: Any, pixels: Tensor, change: Callable[[Tensor]
 def test_the_closed_form_is_the_recorded_graph(name: str) -> None:
     explainer = tiny_explainer(**VARIANTS[name])
     pixels = _pixels(explainer)
-    closed = explainer.loaded.tower.tails(pixels, "model")
-    directions = torch.randn(5, 32, generator=torch.Generator().manual_seed(2)) * 20
-    for i, tail in enumerate(closed):
+    for i, tail in enumerate(explainer.loaded.tower.tails(pixels, "model")):
         assert isinstance(tail, QueryTail)
         graph = _graph(explainer, pixels[i : i + 1])
         torch.testing.assert_close(tail.activations, graph.activations, rtol=1e-5, atol=1e-6)
-        torch.testing.assert_close(tail.embedding, graph.embedding, rtol=1e-5, atol=1e-6)
-        for one, two in zip(tail.gradients(directions), graph.gradients(directions), strict=True):
-            assert float((one - two).abs().max()) <= 1e-5 * float(two.abs().max())
-        for method in (gradcam, hirescam):
-            one, two = method(tail, directions), method(graph, directions)
-            assert float((one - two).abs().max()) <= 1e-5 * float(two.abs().max())
+        check_same(tail, graph)
 
 
 def _graph(explainer: Explainer, pixels: Tensor) -> AutogradTail:
@@ -90,7 +91,6 @@ def test_the_closed_form_is_exact_in_float64(name: str, monkeypatch: pytest.Monk
     explainer = tiny_explainer(**VARIANTS[name])
     explainer.loaded.tower.visual.double()
     pixels = _pixels(explainer, 1).double()
-    directions = torch.randn(5, 32, generator=torch.Generator().manual_seed(2), dtype=torch.float64) * 20
     monkeypatch.setattr(Tensor, "float", Tensor.double)
     (closed,) = explainer.loaded.tower.tails(pixels, "model")
     graph = _graph(explainer, pixels)
@@ -99,12 +99,7 @@ def test_the_closed_form_is_exact_in_float64(name: str, monkeypatch: pytest.Monk
     exact = {"rtol": 1e-9, "atol": 1e-12}
     torch.testing.assert_close(closed.activations, graph.activations, **exact)
     torch.testing.assert_close(closed.embedding, graph.embedding, **exact)
-    for one, two in zip(closed.gradients(directions), graph.gradients(directions), strict=True):
-        assert one.dtype == torch.float64
-        assert float((one - two).abs().max()) <= 1e-9 * float(two.abs().max())
-    for method in (gradcam, hirescam):
-        one, two = method(closed, directions), method(graph, directions)
-        assert float((one - two).abs().max()) <= 1e-9 * float(two.abs().max())
+    check_same(closed, graph, 1e-9)
 
 
 @pytest.mark.parametrize("pooling", ["model", "mean"])
@@ -243,6 +238,18 @@ def test_the_model_is_left_as_it_was(pooling: str, asks_for_gradients: bool) -> 
                 explainer.explain(NOISE, "a red bird", ["a blue bird"], pooling=pooling, method=method)
 
 
+def test_a_model_in_training_answers_without_dropping_out_and_stays_in_training() -> None:
+    tower = small_vit(proj_drop_rate=0.5, attn_drop_rate=0.5)
+    (expected,) = run(tower, pixels_of(tower.size))
+    tower.visual.trunk.blocks.train()
+    with unchanged(tower.visual):
+        (forward,) = run(tower, pixels_of(tower.size))
+    torch.testing.assert_close(forward.embedding, expected.embedding)
+    directions = torch.eye(len(forward.embedding))
+    for gradient, other in zip(forward.tail.gradients(directions), expected.tail.gradients(directions), strict=True):
+        torch.testing.assert_close(gradient, other)
+
+
 @pytest.mark.parametrize("pool_type", ["tok", "avg"])
 @pytest.mark.parametrize("block", [0, -1])
 @pytest.mark.parametrize("pooling", ["model", "mean"])
@@ -264,12 +271,56 @@ def test_the_model_is_left_as_it_was_after_an_error(
 
 # ------------------------------------------------------------------------------------------ when there is a closed form
 
-# What each condition of eligibility excludes: a tower that breaks it, and it alone.
+
+def _native(change: Callable[[Any], None] = lambda visual: None, **vision: Any) -> Tower:
+    """A small ViT of open_clip, changed."""
+    tower = tiny_explainer(**vision).loaded.tower
+    change(tower.visual)
+    return tower
+
+
+def _with_pool(
+    kind: type = AttentionPoolLatent, also: Callable[[Any], None] = lambda trunk: None, **settings: Any
+) -> Tower:
+    """A small ViT of timm that pools by attention."""
+
+    def change(trunk: Any) -> None:
+        trunk.attn_pool = kind(48, num_heads=4, mlp_ratio=2, norm_layer=nn.LayerNorm, **settings)
+        also(trunk)
+
+    return small_vit(change, global_pool="map", class_token=False)
+
+
+COCA = {"attentional_pool": True, "attn_pooler_queries": 4, "attn_pooler_heads": 4}
+CLOSED: dict[str, Callable[[], Tower]] = {
+    "the class token of open_clip's ViT": _native,
+    "the first query of its attention pool": lambda: _native(**COCA),
+    "the class token of timm's ViT": small_vit,
+    "the same without biases": lambda: small_vit(qkv_bias=False),
+    "the same beside registers": lambda: small_vit(reg_tokens=3),
+    "the same with a norm on what it attends to": lambda: small_vit(scale_attn_norm=True),
+    "the class token of EVA": small_eva,
+    "the latent of an attention pool": _with_pool,
+    "the first of three latents": lambda: _with_pool(latent_len=3),
+}
+
+
+@pytest.mark.parametrize("name", CLOSED)
+def test_where_one_query_reads_the_patches_last_there_is_a_closed_form_and_it_is_right(name: str) -> None:
+    tower = CLOSED[name]()
+    pixels = pixels_of(tower.size)
+    (tail,) = tower.tails(pixels)
+    assert isinstance(tail, QueryTail)
+    check_gradient(tower, tail, pixels)
+    check_same(tail, tails_at(tower, pixels, "model", -1)[0])
+
+
+# What each condition excludes: a tower that breaks it, and it alone.
 
 
 def _own_key_norm(visual: Any) -> None:
     block = visual.transformer.resblocks[-1]
-    block.ln_1_kv = torch.nn.LayerNorm(block.ln_1.normalized_shape)
+    block.ln_1_kv = nn.LayerNorm(block.ln_1.normalized_shape)
 
 
 def _other_block(visual: Any) -> None:
@@ -277,46 +328,132 @@ def _other_block(visual: Any) -> None:
     block.__class__ = type("Changed", (type(block),), {})
 
 
+def _own_projections(visual: Any) -> None:
+    attention = visual.transformer.resblocks[-1].attn
+    parts = attention.in_proj_weight.chunk(3)
+    attention.q_proj_weight, attention.k_proj_weight, attention.v_proj_weight = (nn.Parameter(p.clone()) for p in parts)
+    attention.in_proj_weight, attention._qkv_same_embed_dim = None, False
+
+
 def _key_besides(visual: Any) -> None:
     attention = visual.transformer.resblocks[-1].attn
     width = attention.embed_dim
     generator = torch.Generator().manual_seed(5)
-    attention.bias_k = torch.nn.Parameter(torch.randn(1, 1, width, generator=generator))
-    attention.bias_v = torch.nn.Parameter(torch.randn(1, 1, width, generator=generator))
+    attention.bias_k = nn.Parameter(torch.randn(1, 1, width, generator=generator))
+    attention.bias_v = nn.Parameter(torch.randn(1, 1, width, generator=generator))
 
 
 def _token_besides(visual: Any) -> None:
     visual.transformer.resblocks[-1].attn.add_zero_attn = True
 
 
-BREAKS: dict[str, Callable[[Any], None]] = {
-    "a block of another kind": _other_block,
-    "a key besides the tokens'": _key_besides,
-    "a token besides": _token_besides,
+class _OneQuery(AttentionalPooler):
+    """Its one output without the axis of queries."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor = super().forward(x)[:, 0]
+        return output
+
+
+def _pool_behind_the_pool(visual: Any) -> None:
+    """CoCa as in its paper: a second pool reads all that the first has pooled."""
+    visual.pool_type = "tok"
+    visual.attn_pool_contrastive.__class__ = _OneQuery
+
+
+def _gate(trunk: Any) -> None:
+    attention = trunk.blocks[-1].attn
+    attention.gate = nn.Linear(attention.qkv.in_features, attention.proj.in_features)
+
+
+class _ReadsBesides(Block):
+    """The block's input is read by a path of its own, too."""
+
+    def forward(self, x: Tensor, *args: Any, **settings: Any) -> Tensor:
+        output: Tensor = super().forward(x, *args, **settings)
+        return output + x.mean(1, keepdim=True)
+
+
+class _AddsMean(Attention):
+    """What the attention gives has the mean of what it reads added."""
+
+    def forward(self, x: Tensor, *args: Any, **settings: Any) -> Tensor:
+        output: Tensor = super().forward(x, *args, **settings)
+        return output + x.mean(1, keepdim=True)
+
+
+class _AddsMeanPooled(AttentionPoolLatent):
+    """The same of a pool."""
+
+    def forward(self, x: Tensor, *args: Any, **settings: Any) -> Tensor:
+        output: Tensor = super().forward(x, *args, **settings)
+        return output + x.mean(1)
+
+
+class _Adapted(nn.Linear):
+    """A layer with an adapter (LoRA): it adds to what its own weights say."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + 0.5 * x.mean(-1, keepdim=True)
+
+
+def _adapter(path: str) -> Callable[[Any], None]:
+    """Puts an adapter on a layer."""
+
+    def change(module: Any) -> None:
+        module.get_submodule(path).__class__ = _Adapted
+
+    return change
+
+
+def _as(name: str, kind: type) -> Callable[[Any], None]:
+    """Makes the last block, or its attention, one of another class."""
+
+    def change(trunk: Any) -> None:
+        module = trunk.blocks[-1] if name == "block" else trunk.blocks[-1].attn
+        module.__class__ = kind
+
+    return change
+
+
+BREAKS: dict[str, Callable[[], Tower]] = {
+    "open_clip: average pooling": lambda: _native(pool_type="avg"),
+    "open_clip: a block of another class": lambda: _native(_other_block),
+    "open_clip: a norm for the keys alone": lambda: _native(_own_key_norm),
+    "open_clip: projections by weights of their own": lambda: _native(_own_projections),
+    "open_clip: a key besides the tokens'": lambda: _native(_key_besides),
+    "open_clip: a token besides": lambda: _native(_token_besides),
+    "open_clip: an adapter in the MLP": lambda: _native(_adapter("transformer.resblocks.2.mlp.c_proj")),
+    "open_clip: an adapter on the output": lambda: _native(_adapter("transformer.resblocks.2.attn.out_proj")),
+    "open_clip's pool: the mean of its queries": lambda: _native(pool_type="avg", **COCA),
+    "open_clip's pool: another pool behind it": lambda: _native(
+        _pool_behind_the_pool, width=32, **COCA | {"attentional_pool": "cascade"}
+    ),
+    "timm: average pooling": lambda: small_vit(global_pool="avg"),
+    "timm: a block of another class": lambda: small_vit(_as("block", _ReadsBesides)),
+    "timm: an attention of another class": lambda: small_vit(_as("attention", _AddsMean)),
+    "timm: a norm on the keys": lambda: small_vit(qk_norm=True),
+    "timm: a gate": lambda: small_vit(_gate),
+    "timm: an adapter on q, k and v": lambda: small_vit(_adapter("blocks.1.attn.qkv")),
+    "EVA: rotary positions": lambda: small_eva(use_rot_pos_emb=True),
+    "EVA: q, k and v by layers of their own": lambda: small_eva(qkv_fused=False),
+    "EVA: a gate": lambda: small_eva(_gate),
+    "EVA: a norm on the keys": lambda: small_eva(qk_norm=True),
+    "EVA: a norm after the attention": lambda: small_eva(use_post_norm=True),
+    "timm's pool: the mean of its latents": lambda: _with_pool(latent_len=3, pool_type="avg"),
+    "timm's pool: positions added": lambda: _with_pool(pos_embed="abs", feat_size=24),
+    "timm's pool: a norm on the keys": lambda: _with_pool(qk_norm=True),
+    "timm's pool: one of another class": lambda: _with_pool(kind=_AddsMeanPooled),
+    "timm's pool: an adapter on keys and values": lambda: _with_pool(also=_adapter("attn_pool.kv")),
 }
 
 
 @pytest.mark.parametrize("name", BREAKS)
-def test_a_tower_that_breaks_a_condition_goes_through_the_graph(name: str) -> None:
-    """And is right: finite differences on the module itself. With the closed form it would be wrong without a word."""
-    explainer = tiny_explainer()
-    visual = explainer.loaded.tower.visual
-    BREAKS[name](visual)
-    pixels = _pixels(explainer, 1)
-    (tail,) = explainer.loaded.tower.tails(pixels)
+def test_a_tower_that_breaks_a_condition_goes_through_the_graph_and_is_right(name: str) -> None:
+    """With the closed form its maps would be wrong without a word."""
+    tower = BREAKS[name]()
+    pixels = pixels_of(tower.size)
+    (tail,) = tower.tails(pixels)
     assert isinstance(tail, AutogradTail)
-    _check_finite_differences(tail, visual, pixels, "model")
-
-
-def test_average_pooling_has_no_closed_form() -> None:
-    explainer = tiny_explainer(pool_type="avg")
-    (tail,) = explainer.loaded.tower.tails(_pixels(explainer, 1))
-    assert isinstance(tail, AutogradTail)
-
-
-def test_a_class_token_that_reads_keys_of_their_own_norm_has_no_closed_form() -> None:
-    explainer = tiny_explainer()
-    cut = explainer.loaded.tower.cut(_pixels(explainer, 1), "model")
-    assert cut.closed is not None
-    _own_key_norm(explainer.loaded.tower.visual)
-    assert explainer.loaded.tower.cut(_pixels(explainer, 1), "model").closed is None
+    check_gradient(tower, tail, pixels)
+    check_same(tail, tails_at(tower, pixels, "model", -1)[0])

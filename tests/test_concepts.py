@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import pytest
 import torch
+from reference.folders import CLASSES
+from reference.models import BLUE, GREEN, NOISE, RED, tiny_explainer
 from torch import Tensor
 
-from finercam_clip.concepts import Concept, concept_of
+from finercam_clip.concepts import Concept, concept_of, kept
+from finercam_clip.concepts.kept import Kept
 from finercam_clip.concepts.texts import written
 from finercam_clip.concepts.tokens import Tokens
-from finercam_clip.concepts.vocabulary import prompt_files, read_prompts, templates_of, vocabulary_of
+from finercam_clip.concepts.vocabulary import (
+    class_names,
+    prompt_files,
+    read_prompts,
+    spoken,
+    templates_of,
+    vocabulary_of,
+)
 from finercam_clip.errors import InputError
+from finercam_clip.explainer import Explainer
 
 BUNDLED_CONTEXT = 32
 
@@ -68,8 +81,8 @@ def test_an_ensemble_is_written_in_every_template() -> None:
 
 
 def test_the_packaged_files_are_found() -> None:
-    wanted = {"aviary", "background", "bird-parts", "car-parts", "templates-clip-es", "templates-general"}
-    assert wanted <= set(prompt_files())
+    names = {"aviary", "background", "bird-parts", "car-parts", "templates-clip-es", "templates-general"}
+    assert names <= set(prompt_files())
 
 
 @pytest.mark.parametrize("name", sorted(prompt_files()))
@@ -138,6 +151,24 @@ def test_a_file_that_is_not_utf8_is_an_error_that_names_it(tmp_path: Path) -> No
 def test_a_folder_is_no_prompts(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there are no prompts"):
         read_prompts(tmp_path)
+
+
+# ----------------------------------------------------------------------------------------------------- folders by class
+
+
+def test_names_of_classes_come_from_texts_files_and_folders(tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("# classes\nb\na\n")
+    assert class_names(tmp_path / "names.txt") == ["b", "a"]
+    for name in ("b", "a", ".hidden"):
+        (tmp_path / "cars" / "train" / name).mkdir(parents=True)
+    assert class_names(tmp_path / "cars") == class_names(tmp_path / "cars" / "train") == ["a", "b"]
+    with pytest.raises(InputError, match="no folders"):
+        class_names(tmp_path / "cars" / "train" / "a")
+
+
+def test_the_names_of_a_folders_folders_are_a_vocabulary_in_words(birds: Path) -> None:
+    assert spoken("001.Black_footed_Albatross") == "Black footed Albatross"
+    assert vocabulary_of(birds) == sorted(name.replace("_", " ") for name in CLASSES)
 
 
 # ----------------------------------------------------------------------------------------------------------- templates
@@ -244,3 +275,52 @@ def test_the_padding_needs_no_training(tokenizer: open_clip.SimpleTokenizer) -> 
 def test_a_model_that_knows_all_words_asks_nothing(tokenizer: open_clip.SimpleTokenizer) -> None:
     assert len(Tokens(tokenizer, None).ids(["a helicopter"])) == 1
     assert len(Tokens(tokenizer, torch.ones(tokenizer.vocab_size, dtype=torch.bool)).ids(["a helicopter"])) == 1
+
+
+# ---------------------------------------------------------------------------------------------------------------- texts
+
+
+def test_an_ensemble_is_the_mean_of_its_unit_norm_texts(tiny: Explainer) -> None:
+    red, green = tiny.embed([RED, GREEN])
+    torch.testing.assert_close(tiny.embed([[RED, GREEN]])[0], torch.nn.functional.normalize(red + green, dim=0))
+    templated = tiny.embed(["red"], templates=["a {} bird", "the {} bird"])[0]
+    torch.testing.assert_close(templated, tiny.embed([["a red bird", "the red bird"]])[0])
+
+
+def test_a_text_is_embedded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    explainer = tiny_explainer()
+    space: Any = explainer.loaded.space
+    runs: list[int] = []
+    encode = space.encode
+    explainer = Explainer(
+        replace(explainer.loaded, space=replace(space, encode=lambda ids: runs.append(len(ids)) or encode(ids)))
+    )
+    for _ in range(3):
+        explainer.explain(NOISE, RED, [BLUE])
+    assert sum(runs) == 2
+    explainer.explain(NOISE, BLUE, [GREEN, RED])
+    assert sum(runs) == 3
+    explainer.explain(NOISE, RED, [BLUE], templates=["a photo of {}"])
+    assert sum(runs) == 5
+
+
+def test_what_is_kept_is_bounded_and_the_last_that_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kept, "KEPT", 2)
+    explainer = tiny_explainer()
+    space: Any = explainer.loaded.space
+    first = explainer.embed([RED, BLUE, GREEN])
+    assert list(space.kept.embeddings) == [(BLUE,), (GREEN,)]
+    explainer.embed([BLUE])
+    assert list(space.kept.embeddings) == [(GREEN,), (BLUE,)]
+    assert torch.equal(explainer.embed([GREEN, RED, "a bird"])[:2], first[[2, 0]])
+
+
+def test_an_embedding_is_the_same_to_the_last_bit_whatever_else_is_asked(bundled: Explainer) -> None:
+    """So that a run that goes on after a stop rounds alike, and an answer does not depend on what was asked before."""
+    crowns = [f"a bird with a {colour} crown" for colour in ("red", "blue", "green", "white")]
+    space: Any = bundled.loaded.space
+    fresh = lambda: Explainer(replace(bundled.loaded, space=replace(space, kept=Kept())))  # noqa: E731
+    together = fresh().embed(crowns)
+    for i, text in enumerate(crowns):
+        assert torch.equal(fresh().embed([text])[0], together[i])
+    assert torch.equal(fresh().embed(crowns[::-1]), together.flip(0))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from reference.folders import CLASSES, UNREADABLE
 
 from finercam_clip import InputError, progress
 from finercam_clip.cli import main
@@ -18,38 +19,38 @@ def draw(path: Path) -> Path:
     return path
 
 
-@pytest.fixture
-def birds(tmp_path: Path) -> Path:
-    """A folder of images by class in two splits, with two files that are no images."""
-    root = tmp_path / "birds"
-    for name in ("train/a_red_crown/1.png", "train/a_blue_crown/2.png", "test/a_red_crown/3.png"):
-        draw(root / name)
-    (root / "test" / "a_red_crown" / "broken.jpg").write_bytes(b"no image")
-    (root / "test" / "a_blue_crown").mkdir()
-    (root / "test" / "a_blue_crown" / "empty.jpg").touch()
-    return root
-
-
 # -------------------------------------------------------------------------------------------------------------- folders
 
 
 def test_a_folder_by_class_has_the_folders_as_classes(birds: Path) -> None:
+    """Split by split, class by class, image by image; what cannot be read is there, too."""
     dataset = open_dataset(birds)
-    assert dataset.classes == ("a_blue_crown", "a_red_crown")
+    red, blue, yellow, tail = CLASSES
+    assert dataset.classes == (blue, red, tail, yellow)
     assert dataset.kind == "images by class, splits train, test"
-    assert [(item.name, item.target, item.split) for item in dataset.items] == [
-        ("train/a_blue_crown/2.png", "a_blue_crown", "train"),
-        ("train/a_red_crown/1.png", "a_red_crown", "train"),
-        ("test/a_blue_crown/empty.jpg", "a_blue_crown", "test"),
-        ("test/a_red_crown/3.png", "a_red_crown", "test"),
-        ("test/a_red_crown/broken.jpg", "a_red_crown", "test"),
+    assert [(item.split, item.target, item.name.split("/")[-1]) for item in dataset.items] == [
+        ("train", blue, "00001.png"),
+        ("train", red, "00000.png"),
+        ("train", tail, "00003.png"),
+        ("train", yellow, "00002.png"),
+        ("test", blue, "00005.png"),
+        ("test", blue, "00009.png"),
+        ("test", blue, "empty.jpg"),
+        ("test", red, "00004.png"),
+        ("test", red, "00008.png"),
+        ("test", red, "broken.jpg"),
+        ("test", tail, "00007.png"),
+        ("test", tail, "00011.png"),
+        ("test", yellow, "00006.png"),
+        ("test", yellow, "00010.png"),
     ]
+    assert all(item.name == f"{item.split}/{item.target}/{item.path.name}" for item in dataset.items)
     assert all(item.path == birds / item.name and item.contrasts is None for item in dataset.items)
 
 
 def test_one_split_is_asked_for_by_its_name(birds: Path) -> None:
     dataset = open_dataset(birds)
-    assert [item.name[:5] for item in dataset.split("train").items] == ["train", "train"]
+    assert [item.name[:5] for item in dataset.split("train").items] == ["train"] * 4
     assert dataset.split("train").classes == dataset.classes
     assert dataset.split(None) == dataset
     with pytest.raises(InputError, match=r"no split 'val'.*test, train"):
@@ -161,14 +162,14 @@ def test_a_cub_file_that_is_cut_short_is_one_line(cub: Path, text: str, message:
 # ---------------------------------------------------------------------------------------------------- lists and tables
 
 
-def test_a_list_of_images_has_the_folders_as_classes(birds: Path, tmp_path: Path) -> None:
-    paths = sorted(birds.glob("train/*/*.png"))
+def test_a_list_of_images_has_the_folders_as_classes(tmp_path: Path) -> None:
+    paths = [draw(tmp_path / "birds" / name) for name in ("a_blue_crown/2.png", "a_red_crown/1.png")]
     (tmp_path / "list.txt").write_text("# some\n\n" + "\n".join(str(path) for path in paths))
     dataset = open_dataset(tmp_path / "list.txt")
     assert [item.target for item in dataset.items] == [path.parent.name for path in paths] == [*dataset.classes]
     assert [item.path for item in dataset.items] == paths
-    assert [item.name for item in dataset.items] == [path.relative_to(tmp_path).as_posix() for path in paths]
     assert dataset.root == tmp_path
+    assert [item.name for item in dataset.items] == [path.relative_to(tmp_path).as_posix() for path in paths]
 
 
 def test_names_in_a_list_are_relative_to_the_list_or_else_to_the_working_folder(
@@ -254,9 +255,9 @@ def test_a_complete_data_set_says_so(birds: Path) -> None:
     assert report.complete
     assert report.lines() == [
         f"{birds}: images by class, splits train, test",
-        "images       2",
-        "  train      2",
-        "classes      2, 1 to 1 images each",
+        "images       4",
+        "  train      4",
+        "classes      4, 1 to 1 images each",
         "complete",
     ]
 
@@ -264,10 +265,7 @@ def test_a_complete_data_set_says_so(birds: Path) -> None:
 def test_a_report_names_what_cannot_be_read_and_why(birds: Path) -> None:
     report = check(open_dataset(birds))
     assert not report.complete
-    assert report.unreadable == {
-        "test/a_blue_crown/empty.jpg": "is empty (0 bytes)",
-        "test/a_red_crown/broken.jpg": "is not an image that Pillow can read",
-    }
+    assert report.unreadable == UNREADABLE
     assert (report.missing, report.empty) == ((), ())
 
 
@@ -300,7 +298,7 @@ def test_checking_counts_every_image_at_a_terminal(birds: Path, monkeypatch: pyt
     each, totals = progress.each, []
     monkeypatch.setattr(progress, "each", lambda items, name: totals.append(len(items)) or each(items, name))
     check(open_dataset(birds))
-    assert totals == [5]
+    assert totals == [14]
 
 
 def test_the_command_prints_the_report(birds: Path, capsys: pytest.CaptureFixture[str]) -> None:

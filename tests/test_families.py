@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
-import numpy as np
 import open_clip
 import pytest
 import torch
@@ -12,10 +9,13 @@ import torch.nn.functional as F
 from reference.towers import (
     build,
     check_alignment,
+    check_gradient,
+    check_same,
     direction_for,
     hooked,
     own_embedding,
     pixels_of,
+    small_eva,
     tower_named,
     vision_config,
 )
@@ -35,7 +35,6 @@ REPRESENTATIVES = (
     "ViT-L-14-CLIPA",  # average pooling, no ln_pre
     "coca_ViT-B-32",  # attention pooling
     "EVA02-B-16",  # rotary positions
-    "EVA02-E-14",  # norm after attention
     "MobileCLIP-B",  # convolutional stem
     "MobileCLIP2-L-14",
     "ViT-B-16-SigLIP2",  # attention pooling, no class token
@@ -50,13 +49,15 @@ REPRESENTATIVES = (
     "RN50",
 )
 OTHERS = tuple(name for name in open_clip.list_models() if name not in REPRESENTATIVES)
-EVERY = [*REPRESENTATIVES, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)]
+# EVA02-E's blocks, which normalise after attention, in a tower of another width: its own is among the slow ones.
+LATE_NORM = "small EVA, norm after attention"
+EVERY = [*REPRESENTATIVES, LATE_NORM, *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)]
 ONE_SIZE = ("VisionTransformerRelPos", "SwinTransformer")
 
 
 @pytest.fixture(scope="module", params=EVERY)
 def tower(request: pytest.FixtureRequest) -> Tower:
-    return tower_named(request.param)
+    return small_eva(use_post_norm=True) if request.param == LATE_NORM else tower_named(request.param)
 
 
 @torch.no_grad()
@@ -121,13 +122,7 @@ def _assert_fast_is_plain(tower: Tower, pooling: str) -> None:
     pixels = pixels_of(tower.size)
     (fast,) = tower.tails(pixels, pooling)
     (plain,) = tails_at(tower, pixels, pooling, -1)
-    directions = torch.randn(3, len(fast.embedding), generator=torch.Generator().manual_seed(3))
-    torch.testing.assert_close(fast.embedding, plain.embedding, rtol=1e-4, atol=1e-5)
-    for one, two in zip(fast.gradients(directions), plain.gradients(directions), strict=True):
-        assert float((one - two).abs().max()) <= 1e-5 * float(two.abs().max())
-    for method in (gradcam, hirescam):
-        one, two = method(fast, directions), method(plain, directions)
-        assert float((one - two).abs().max()) <= 1e-5 * float(two.abs().max())
+    check_same(fast, plain)
 
 
 @pytest.mark.parametrize(
@@ -140,31 +135,10 @@ def test_towers_that_one_query_reads_have_the_closed_form(name: str) -> None:
     assert isinstance(tail, QueryTail)
 
 
-@torch.no_grad()
 def test_gradient_agrees_with_finite_differences(tower: Tower) -> None:
-    """On A itself, in float64, on a copy that this package has no part in but for where A is."""
     pixels = pixels_of(tower.size)
     (tail,) = tower.tails(pixels)
-    direction = direction_for(tail)
-    (gradient,) = tail.gradients(direction)
-    precise = tower_of(copy.deepcopy(tower.visual).double(), tower.size)
-    rng, step = np.random.default_rng(0), 1e-5
-    largest = int(gradient.abs().argmax())
-    coordinates = [divmod(largest, gradient.shape[1])]
-    coordinates += [(int(rng.integers(gradient.shape[0])), int(rng.integers(gradient.shape[1]))) for _ in range(4)]
-    for n, c in coordinates:
-        values = []
-        for shift in (step, -step):
-
-            def shifted(output: Tensor, shift: float = shift, n: int = n, c: int = c) -> Tensor:
-                output = output.clone()
-                precise.patches(output)[0, n, c] += shift
-                return output
-
-            with hooked(precise.layers()[-1], shifted):
-                values.append(float(own_embedding(precise.visual, pixels.double())[0] @ direction[0].double()))
-        slope = (values[0] - values[1]) / (2 * step)
-        assert slope == pytest.approx(float(gradient[n, c]), abs=2e-4 * float(gradient.abs().max()) + 1e-8)
+    check_gradient(tower, tail, pixels)
 
 
 def test_a_cell_of_the_grid_is_that_patch_of_the_image_square_or_not(tower: Tower) -> None:

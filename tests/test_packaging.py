@@ -143,3 +143,39 @@ def test_the_version_is_the_same_everywhere(wheel: Path, installed: Path, tmp_pa
 def test_an_installed_wheel_runs_the_demo(installed: Path, tmp_path: Path) -> None:
     succeed(sys.executable, "-m", "finercam_clip", "demo", cwd=tmp_path, PYTHONPATH=str(installed))
     assert [path.name for path in tmp_path.iterdir()] == ["finercam-demo.png"]
+
+
+TYPED = """
+import finercam_clip
+from finercam_clip import Explanation
+
+explanation: Explanation = finercam_clip.load().explain("bird.jpg", "a red crown", ["a blue crown"], gamma=0.6)
+reveal_type(explanation.peak)
+reveal_type(finercam_clip.load_classifier("photos").encode(["a.jpg"]))
+finercam_clip.load().explain("bird.jpg", "a red crown", gama=0.6)
+finercam_clip.load(precision="fp31")
+"""
+
+
+def test_types_are_seen_from_outside(installed: Path, tmp_path: Path) -> None:
+    """A script of a user: mypy follows the package's types because of py.typed, and finds its two mistakes."""
+    pytest.importorskip("mypy", reason="the extra `lint`")
+    script = tmp_path / "script.py"
+    script.write_text(TYPED, encoding="utf-8")
+    command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", tmp_path / "cache", script.name]
+    environment = {name: value for name, value in os.environ.items() if name != "MYPYPATH"}
+    done = subprocess.run(
+        [str(part) for part in command],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=environment | {"PYTHONPATH": str(installed)},
+        timeout=600,
+        check=False,
+    )
+    said = done.stdout + done.stderr
+    assert "py.typed" not in said, said
+    assert 'Revealed type is "tuple[int, int] | None"' in said.replace("builtins.", "").replace("Union[", ""), said
+    assert "list[finercam_clip.explainer.ImageEncoding]" in said.replace("builtins.", ""), said
+    errors = [line for line in said.splitlines() if ": error:" in line]
+    assert [line.split(":")[1] for line in errors] == ["8", "9"], said

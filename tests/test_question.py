@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from reference.models import BLUE, GREEN, NOISE, RED, tiny_explainer
+from reference.classifiers import classes_of
+from reference.folders import CLASSES
+from reference.models import BLUE, GREEN, NOISE, RED
+from skimage import data
 
-from finercam_clip import InputError, Options
-from finercam_clip.concepts import Concept, concept_of, texts
+from finercam_clip import InputError, Options, preset
+from finercam_clip.concepts import Concept, concept_of
 from finercam_clip.datasets import open_dataset
 from finercam_clip.explainer import Explainer
 from finercam_clip.explanation import Explanation
@@ -25,6 +27,7 @@ from finercam_clip.runs import generate, read_manifest, read_maps
 from finercam_clip.traits import Trait, trait_table
 
 VOCABULARY = [RED, BLUE, GREEN, "a bird", "a black wing"]
+COLOURS = [f"a {colour} bird" for colour in ("red", "blue", "green", "pink", "black")]
 
 # One other value for every field of `Options`.
 CHANGES: dict[str, Any] = {
@@ -59,32 +62,26 @@ def _changed(name: str) -> tuple[dict[str, Any], Any]:
     return {name: CHANGES[name]}, 3 if name == "vocabulary" else [BLUE, GREEN]
 
 
-@pytest.fixture(scope="module")
-def asked() -> Explainer:
-    """Two texts are equally near to the target in no way: a random model with more layers than one."""
-    return tiny_explainer(seed=3, layers=4)
-
-
 @pytest.mark.parametrize("name", CHANGES)
-def test_an_option_changes_the_answer(asked: Explainer, name: str) -> None:
+def test_an_option_changes_the_answer(deep: Explainer, name: str) -> None:
     """Otherwise the tests below would say nothing."""
     changes, contrasts = _changed(name)
-    changed = asked.explain(NOISE, RED, contrasts, **changes)
-    plain = asked.explain(NOISE, RED, [BLUE, GREEN])
+    changed = deep.explain(NOISE, RED, contrasts, **changes)
+    plain = deep.explain(NOISE, RED, [BLUE, GREEN])
     assert changed.grid.shape != plain.grid.shape or np.abs(changed.grid - plain.grid).max() > 1e-3 * plain.grid.max()
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_every_door_gives_the_answer_of_explain(asked: Explainer, name: str, tmp_path: Path) -> None:
+def test_every_door_gives_the_answer_of_explain(deep: Explainer, name: str, tmp_path: Path) -> None:
     """`explain_batch`, `heatmaps`, runs and trait tables, under every option."""
     changes, contrasts = _changed(name)
-    expected = asked.explain(NOISE, RED, contrasts, **changes)
+    expected = deep.explain(NOISE, RED, contrasts, **changes)
     options = resolve_options(changes)
-    encoding = asked.encode(NOISE, **options.encoding())
+    encoding = deep.encode(NOISE, **options.encoding())
     for explanation in (
         encoding.explain(RED, contrasts, **changes),
-        encoding.answer(asked.question(RED, contrasts, **changes)),
-        asked.explain_batch([NOISE], [(RED, contrasts)], **changes)[0][0],
+        encoding.answer(deep.question(RED, contrasts, **changes)),
+        deep.explain_batch([NOISE], [(RED, contrasts)], **changes)[0][0],
     ):
         _same(explanation, expected)
     (grid,) = encoding.heatmaps([RED], [text for text in expected.contrasts if text in (BLUE, GREEN)], **changes)
@@ -93,16 +90,16 @@ def test_every_door_gives_the_answer_of_explain(asked: Explainer, name: str, tmp
 
     (tmp_path / "set").mkdir()
     Image.fromarray(NOISE).save(tmp_path / "set" / "noise.png")
-    dataset, given = open_dataset(tmp_path / "set"), None if contrasts == 3 else contrasts
-    generate(asked, dataset, tmp_path / "run", target=RED, contrasts=given, **changes)
+    dataset, texts = open_dataset(tmp_path / "set"), None if contrasts == 3 else contrasts
+    generate(deep, dataset, tmp_path / "run", target=RED, contrasts=texts, **changes)
     (record,) = read_manifest(tmp_path / "run")
     assert record["target"] == RED
-    assert record["contrasts"] == (given or list(expected.contrasts))
+    assert record["contrasts"] == (texts or list(expected.contrasts))
     assert record["similarities"] == pytest.approx(expected.similarities, abs=1e-6)
     _close(read_maps(tmp_path / "run", record)["finer-default"], expected.grid, 1e-3)  # kept as float16
 
-    if given:
-        ((cell,),) = trait_table(asked, dataset, [Trait("crown", RED, tuple(given))], **changes).rows.values()
+    if texts:
+        ((cell,),) = trait_table(deep, dataset, [Trait("crown", RED, tuple(texts))], **changes).rows.values()
         assert cell.score == pytest.approx(expected.similarities[RED], abs=1e-6)
         assert cell.probability == pytest.approx(expected.probabilities[RED], abs=1e-6)
         assert (cell.peak, cell.box) == (expected.peak, expected.boxes()[0] if expected.boxes() else None)
@@ -117,7 +114,7 @@ def _same(explanation: Explanation, expected: Explanation) -> None:
 
 
 def test_the_background_of_many_questions_is_that_of_each(tiny: Explainer) -> None:
-    """An entry that is the target itself is no contrast to it, whatever else is asked."""
+    """An entry that is the target itself is no contrast to it, whatever else is deep."""
     image, background = tiny.encode(NOISE), [RED, "a bird", BLUE]
     grids = image.heatmaps([RED, GREEN], [BLUE], background=background)
     for text, grid in zip((RED, GREEN), grids, strict=True):
@@ -170,16 +167,16 @@ def test_a_number_of_contrasts_may_be_numpys(tiny: Explainer, count: Any) -> Non
 
 def test_no_member_of_the_targets_ensemble_is_chosen_as_its_contrast(tiny: Explainer) -> None:
     other = "a bird with a red cap"
-    found = tiny.explain(NOISE, [RED, other], 3, vocabulary=[RED.upper(), other, BLUE, GREEN, "a bird"])
-    assert set(found.contrasts) == {BLUE, GREEN, "a bird"}
+    explanation = tiny.explain(NOISE, [RED, other], 3, vocabulary=[RED.upper(), other, BLUE, GREEN, "a bird"])
+    assert set(explanation.contrasts) == {BLUE, GREEN, "a bird"}
     with pytest.raises(InputError, match="3 concepts besides the target"):
         tiny.explain(NOISE, [RED, other], 4, vocabulary=[RED, other, BLUE, GREEN, "a bird"])
 
 
 def test_a_group_of_classes_is_not_chosen_as_its_own_contrast(photos: Explainer) -> None:
     group = ["tiger cat", "Egyptian cat"]
-    found = photos.explain(NOISE, group, 5)
-    assert not set(found.contrasts) & set(group)
+    explanation = photos.explain(NOISE, group, 5)
+    assert not set(explanation.contrasts) & set(group)
 
 
 def test_a_number_of_contrasts_needs_a_vocabulary(tiny: Explainer) -> None:
@@ -227,6 +224,65 @@ def test_a_question_with_distinct_contrasts_or_none_is_fine() -> None:
     check_distinct(Concept(("red", "scarlet")), [Concept(("red",)), Concept(("scarlet",))])
 
 
+# ------------------------------------------------------------------------------------------------ the nearest contrasts
+
+
+def test_similar_by_concepts_are_the_nearest_texts_whatever_the_image(tiny: Explainer) -> None:
+    target, *others = COLOURS
+    near = tiny.embed(others) @ tiny.embed([target])[0]
+    expected = [others[i] for i in near.argsort(descending=True)[:2].tolist()]
+    for image in (NOISE, data.chelsea()):
+        for similar_by in (None, "concepts"):  # the default of a CLIP
+            explanation = tiny.explain(image, target, 2, vocabulary=COLOURS, similar_by=similar_by)
+            assert list(explanation.contrasts) == expected
+
+
+def test_similar_by_logits_are_the_texts_that_score_alike_on_the_image(tiny: Explainer) -> None:
+    encoding = tiny.encode(data.chelsea())
+    s = (tiny.embed(COLOURS) @ encoding.embedding).numpy()
+    contrasts = encoding.explain(COLOURS[0], 2, vocabulary=COLOURS, similar_by="logits").contrasts
+    assert list(contrasts) == [COLOURS[i] for i in np.argsort(np.abs(s - s[0]))[1:3]]
+
+
+def test_similar_classes_are_by_logits_the_papers_ranking(photos: Explainer) -> None:
+    encoding, classes = photos.encode(data.chelsea()), classes_of(photos)
+    s = (classes.rows @ encoding.embedding).numpy()
+    for target in ("tiger cat", "espresso"):
+        order = np.argsort(np.abs(s - s[classes.index(target)]), kind="stable")
+        expected = [classes.names[i] for i in order[1:4]]
+        for similar_by in (None, "logits"):  # the default of a classifier
+            assert list(encoding.explain(target, 3, similar_by=similar_by).contrasts) == expected
+
+
+def test_similar_classes_are_by_concepts_at_the_smallest_angle_whatever_the_image(photos: Explainer) -> None:
+    classes = classes_of(photos)
+    w = classes.rows[:, :-1].numpy()
+    w = w / np.linalg.norm(w, axis=1, keepdims=True)
+    expected = np.argsort(-(w @ w[classes.index("tiger cat")]))[1:4]
+    for image in (data.chelsea(), data.coffee()):
+        contrasts = photos.explain(image, "tiger cat", 3, similar_by="concepts").contrasts
+        assert list(contrasts) == [classes.names[i] for i in expected]
+
+
+def test_a_batch_chooses_for_each_image_on_its_own(photos: Explainer) -> None:
+    images = [data.chelsea(), data.coffee()]
+    batch = photos.explain_batch(images, [("tiger cat", 3)])
+    for image, (explanation,) in zip(images, batch, strict=True):
+        assert explanation.contrasts == photos.explain(image, "tiger cat", 3).contrasts
+    assert batch[0][0].contrasts != batch[1][0].contrasts
+
+
+def test_more_contrasts_than_there_are_is_an_error(tiny: Explainer) -> None:
+    for count in (5, 0, -1):
+        with pytest.raises(InputError, match=f"contrasts={count}: the vocabulary has 4 concepts besides the target"):
+            tiny.explain(NOISE, COLOURS[0], count, vocabulary=COLOURS)
+
+
+def test_a_vocabulary_may_be_a_folder_by_class(bundled: Explainer, birds: Path) -> None:
+    explanation = bundled.explain(NOISE, "a bird with a red crown", 3, vocabulary=birds)
+    assert set(explanation.contrasts) == {name.replace("_", " ") for name in CLASSES} - {explanation.target}
+
+
 # ------------------------------------------------------------------------------------------ one question, many images
 
 
@@ -263,48 +319,6 @@ def test_weights_say_what_each_concept_counts_for(tiny: Explainer) -> None:
     torch.testing.assert_close(weights, torch.tensor([[1, -0.25, -0.25], [1, 0, 0], [0, 0.5, 0.5]]))
 
 
-# --------------------------------------------------------------------------------------------------- texts are kept
-
-
-def test_a_text_is_embedded_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    explainer = tiny_explainer()
-    space: Any = explainer.loaded.space
-    runs: list[int] = []
-    encode = space.encode
-    explainer = Explainer(
-        replace(explainer.loaded, space=replace(space, encode=lambda ids: runs.append(len(ids)) or encode(ids)))
-    )
-    for _ in range(3):
-        explainer.explain(NOISE, RED, [BLUE])
-    assert sum(runs) == 2
-    explainer.explain(NOISE, BLUE, [GREEN, RED])
-    assert sum(runs) == 3
-    explainer.explain(NOISE, RED, [BLUE], templates=["a photo of {}"])
-    assert sum(runs) == 5
-
-
-def test_what_is_kept_is_bounded_and_the_last_that_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(texts, "KEPT", 2)
-    explainer = tiny_explainer()
-    space: Any = explainer.loaded.space
-    first = explainer.embed([RED, BLUE, GREEN])
-    assert list(space.kept) == [(BLUE,), (GREEN,)]
-    explainer.embed([BLUE])
-    assert list(space.kept) == [(GREEN,), (BLUE,)]
-    assert torch.equal(explainer.embed([GREEN, RED, "a bird"])[:2], first[[2, 0]])
-
-
-def test_an_embedding_is_the_same_to_the_last_bit_whatever_else_is_asked(bundled: Explainer) -> None:
-    """So that a run that goes on after a stop rounds alike, and an answer does not depend on what was asked before."""
-    crowns = [f"a bird with a {colour} crown" for colour in ("red", "blue", "green", "white")]
-    space: Any = bundled.loaded.space
-    fresh = lambda: Explainer(replace(bundled.loaded, space=replace(space, kept={})))  # noqa: E731
-    together = fresh().embed(crowns)
-    for i, text in enumerate(crowns):
-        assert torch.equal(fresh().embed([text])[0], together[i])
-    assert torch.equal(fresh().embed(crowns[::-1]), together.flip(0))
-
-
 # ------------------------------------------------------------------------------------------------------------- options
 
 
@@ -319,6 +333,37 @@ def test_gamma_may_be_any_kind_of_number(tiny: Explainer, gamma: Any) -> None:
 def test_gamma_of_another_kind_is_an_error(gamma: Any) -> None:
     with pytest.raises(InputError, match="gamma is a number from 0"):
         resolve_options({"gamma": gamma})
+
+
+@pytest.mark.parametrize(
+    ("changes", "hint"),
+    [
+        ({"method": "cam"}, "hirescam, gradcam"),
+        ({"objective": "x"}, "finer"),
+        ({"pooling": "max"}, "model, mean"),
+        ({"refine": "crf"}, "there is affinity, or None"),
+        ({"similar_by": "name"}, "logits or concepts"),
+        ({"alpha": 1.0}, "method, gamma"),
+        ({"layer": -2, "method": "legrad"}, "'legrad' has no target layer"),
+    ],
+)
+def test_wrong_options_are_errors_that_list_what_there_is(tiny: Explainer, changes: dict[str, Any], hint: str) -> None:
+    """Before the image is read."""
+    with pytest.raises(InputError, match=hint):
+        tiny.explain("nowhere.png", RED, [BLUE], **changes)
+
+
+def test_the_papers_modes_are_presets(photos: Explainer) -> None:
+    encoding = photos.encode(data.chelsea())
+    baseline, default, compare = (
+        encoding.explain("tiger cat", **preset(name)) for name in ("baseline", "finer-default", "finer-compare")
+    )
+    np.testing.assert_array_equal(baseline.grid, encoding.explain("tiger cat", 3, gamma=0).grid)
+    assert (len(default.contrasts), len(compare.contrasts)) == (3, 1)
+    assert (default.options.gamma, compare.options.gamma) == (0.6, 0.6)
+    assert compare.contrasts == default.contrasts[:1]
+    with pytest.raises(InputError, match="baseline, finer-default, finer-compare"):
+        preset("finest")
 
 
 def test_a_preset_is_its_parts_and_what_is_given_goes_before_them() -> None:

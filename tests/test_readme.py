@@ -17,18 +17,20 @@ from finercam_clip.concepts.vocabulary import prompt_files
 from finercam_clip.errors import InputError
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "llms.txt", *sorted((ROOT / "docs").glob("*.md"))]
+CODE = re.compile(r"^```.*?^```$", flags=re.MULTILINE | re.DOTALL)
 NOT_RUN = re.compile(r"<!-- not run: (?P<why>[^>]+?) -->\s*$")
 sys.path.insert(0, str(ROOT / "docs"))
 
+import addresses  # noqa: E402
 import assets  # noqa: E402
 
 
 def _blocks(page: Path, kinds: tuple[str, ...]) -> list[tuple[str, str]]:
     """Code blocks of some languages: what stands before each, and its code."""
     text = page.read_text(encoding="utf-8")
-    found = re.finditer(r"^```(\w*)\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
-    return [(text[: one.start()], one[2]) for one in found if one[1] in kinds]
+    blocks = re.finditer(r"^```(\w*)\n(.*?)^```$", text, flags=re.MULTILINE | re.DOTALL)
+    return [(text[: block.start()], block[2]) for block in blocks if block[1] in kinds]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -57,12 +59,44 @@ def test_shell_lines_are_understood(page: Path) -> None:
             build_parser().parse_args(shlex.split(command)[1:])
 
 
+def _anchors(page: Path) -> set[str]:
+    """The names that a page's headings have in links."""
+    headings = re.findall(r"^#+ (.+)$", CODE.sub("", page.read_text(encoding="utf-8")), flags=re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_pictures_and_pages_that_are_linked_exist(page: Path) -> None:
-    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
-    for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", text):
+def test_pictures_pages_and_headings_that_are_linked_exist(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)]+)\)", CODE.sub("", page.read_text(encoding="utf-8"))):
         if "://" not in target:
-            assert (page.parent / target).exists(), target
+            name, _, anchor = target.partition("#")
+            other = page.parent / name if name else page
+            assert other.exists(), target
+            assert not anchor or anchor in _anchors(other), target
+
+
+def test_the_readme_is_read_in_two_minutes() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 130
+    assert len(CODE.sub("", text).split()) <= 1100
+
+
+def test_the_first_screen_leads_to_a_heatmap_of_ones_own_photograph_in_three_lines() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    first_screen = "\n".join(text.splitlines()[:30])
+    block = next(iter(re.findall(r"^```\n(.*?)^```$", first_screen, flags=re.MULTILINE | re.DOTALL)))
+    lines = block.splitlines()
+    assert len(lines) == 3
+    assert any("pip install" in line and "[photos]" in line for line in lines)
+    assert lines[-1].startswith("finercam-clip explain photo.jpg --classifier photos ")
+    assert "6 GB" in text
+    assert "--index-url https://download.pytorch.org/whl/cpu" in text
+
+
+def test_the_pictures_of_the_readmes_commands_exist() -> None:
+    for line in "\n".join(code for _, code in _blocks(ROOT / "README.md", ("",))).splitlines():
+        for name in re.findall(r"\S+/\S+\.png", line):
+            assert (ROOT / name).exists(), line
 
 
 def test_every_vocabulary_and_file_of_prompts_that_is_named_exists() -> None:
@@ -79,11 +113,37 @@ def test_tables_are_what_the_commands_print(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in assets.TABLES if name not in ("methods", "families")])
-def test_measured_tables_are_those_of_the_last_measurement(name: str) -> None:
+def test_measured_tables_are_consistent_with_the_figures_that_are_kept(name: str) -> None:
+    """Consistency only: that the kept figures are true is for whoever measures again (`make readme-assets`)."""
     for page in assets.FILLED:
         text = page.read_text(encoding="utf-8")
         if f"<!-- begin {name} -->" in text:
             assert assets.fill(text, name, assets.TABLES[name]()) == text, f"make readme-assets ONLY={name}"
+
+
+def test_the_repositorys_address_is_the_same_everywhere() -> None:
+    for path in addresses.LINKED:
+        text = path.read_text(encoding="utf-8")
+        assert addresses.linked(text, path.name) == text, "make readme-assets ONLY=links"
+
+
+def test_an_address_reaches_badges_notebooks_citation_and_space_and_can_be_changed() -> None:
+    linked = {
+        path: addresses.linked(path.read_text(encoding="utf-8"), path.name, "someone/name") for path in addresses.LINKED
+    }
+    for name in ("quickstart", "classifier"):
+        notebook = f"https://colab.research.google.com/github/someone/name/blob/main/notebooks/{name}.ipynb"
+        assert f"]({notebook})" in linked[ROOT / "README.md"]
+        text = linked[ROOT / "notebooks" / f"{name}.ipynb"]
+        assert f"]({notebook})" in text
+        installed = [line for cell in json.loads(text)["cells"] for line in cell["source"] if "%pip" in line]
+        assert len(installed) == 1
+        assert ' @ git+https://github.com/someone/name"' in installed[0]
+    assert 'repository-code: "https://github.com/someone/name"\n' in linked[ROOT / "CITATION.cff"]
+    space = ROOT / "examples" / "space" / "requirements.txt"
+    assert linked[space] == "finercam_clip[ui,photos] @ git+https://github.com/someone/name\n"
+    for path, text in linked.items():
+        assert addresses.linked(text, path.name) == path.read_text(encoding="utf-8"), "back to what it is"
 
 
 def test_a_table_is_put_between_its_marks_and_nowhere_else() -> None:
@@ -122,3 +182,11 @@ def test_what_was_measured_is_kept_and_fills_its_tables(tmp_path: Path, monkeypa
         assets.main(["sanity"])
     with pytest.raises(InputError, match="there are"):
         assets.main(["nothing-like-it"])
+
+
+def test_the_address_is_written_on_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = tmp_path / "README.md"
+    page.write_text("[![Open quickstart in Colab](old)](old)\n")
+    monkeypatch.setattr(addresses, "LINKED", (page,))
+    assets.main(["links"])
+    assert page.read_text() == f"[![Open quickstart in Colab]({addresses.BADGE})]({addresses.COLAB})\n"

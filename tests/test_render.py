@@ -1,21 +1,18 @@
-"""Pictures for the eye: colour, overlays, panels, sheets, their files; and an explanation's own."""
+"""Pictures for the eye: colour, overlays, panels, sheets, and their files."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image, ImageFont
 
 from finercam_clip import render
 from finercam_clip.errors import InputError
-from finercam_clip.explanation import Explanation
-from finercam_clip.geometry import geometry_of
-from finercam_clip.options import Options
 from finercam_clip.render import (
     FORMATS,
     TILE,
@@ -44,21 +41,22 @@ LONG = "a bird with a red crown, a plain yellow breast, a black wing, a long for
 
 def inks(picture: Picture, top: int, spacing: int) -> list[str]:
     """The ink of each line of text from a row of pixels on, down to the last line that has any."""
-    found = []
-    for y in range(top, picture.shape[0] - spacing + 1, spacing):
-        darkest = picture[y : y + spacing].reshape(-1, 3).min(0).astype(int)
-        found.append(
-            ""
-            if darkest.min() > 230
-            else "red"
-            if darkest[0] - darkest[1] > 80
-            else "ink"
-            if darkest[1] < 80
-            else "grey"
-        )
-    while found and not found[-1]:
-        found.pop()
-    return found
+    lines = [
+        _ink(picture[y : y + spacing].reshape(-1, 3).min(0).astype(int))
+        for y in range(top, picture.shape[0] - spacing + 1, spacing)
+    ]
+    while lines and not lines[-1]:
+        lines.pop()
+    return lines
+
+
+def _ink(darkest: NDArray[np.int_]) -> str:
+    """What a line is written in, by its darkest red, green and blue."""
+    if darkest.min() > 230:
+        return ""
+    if darkest[0] - darkest[1] > 80:
+        return "red"
+    return "ink" if darkest[1] < 80 else "grey"
 
 
 def inks_of_panel(*tiles: Tile) -> list[str]:
@@ -67,25 +65,6 @@ def inks_of_panel(*tiles: Tile) -> list[str]:
 
 def inks_of_sheet(tile: Tile) -> list[str]:
     return inks(sheet([tile], 1), 12 + 180 + 4, 18)
-
-
-def explanation(grid: np.ndarray, height: int = 96, width: int = 96) -> Explanation:
-    """An answer with a given map, seen whole by a model of 8 pixels a patch."""
-    cells = grid.astype(np.float32)
-    return Explanation(
-        image=picture(height, width),
-        geometry=geometry_of((height, width), (cells.shape[0] * 8, cells.shape[1] * 8), "squash"),
-        grid=cells,
-        target="red",
-        contrasts=("blue",),
-        target_grid=cells,
-        contrast_grid=-cells,
-        similarities={"red": 0.3, "blue": 0.1},
-        probabilities={"red": 0.9, "blue": 0.1},
-        options=Options(),
-        model="aviary",
-        pretrained="bundled",
-    )
 
 
 # -------------------------------------------------------------------------------------------------------------- colour
@@ -255,6 +234,7 @@ def test_lines_of_a_caption_are_kept() -> None:
 
 def test_a_caption_is_in_ink_however_it_wraps_and_its_note_in_grey() -> None:
     assert inks_of_panel(Tile(WHITE, "", "a red crown")) == ["ink"]
+    assert inks_of_panel(Tile(WHITE, "", "a red crown\na blue crown")) == ["ink", "ink"]
     assert inks_of_panel(Tile(WHITE, "", "a red crown", note="p 0.98")) == ["ink", "grey"]
     assert inks_of_panel(Tile(WHITE, "", LONG)) == ["ink", "ink"]
     assert inks_of_panel(Tile(WHITE, "", LONG, note=LONG)) == ["ink", "ink", "grey", "grey"]
@@ -402,120 +382,3 @@ def test_a_picture_that_a_format_cannot_hold_is_an_error(tmp_path: Path) -> None
     with pytest.raises(InputError, match="does not fit the format"):
         write_picture(tmp_path / "crown.webp", np.zeros((2, 20000, 3), np.uint8))
     assert not list(tmp_path.iterdir())
-
-
-# --------------------------------------------------------------------------------------------------------- explanation
-
-
-def two_peaks() -> np.ndarray:
-    grid = np.full((12, 12), -0.1)
-    grid[2, 3] = 2.0
-    grid[9, 8] = 1.5
-    return grid
-
-
-def test_boxes_frame_each_hot_region_best_first() -> None:
-    boxes = explanation(two_peaks()).boxes(0.5)
-    assert len(boxes) == 2
-    assert [box[4] for box in boxes] == pytest.approx([1.0, 0.75], abs=0.05)
-    for (x0, y0, x1, y1, _), (row, column) in zip(boxes, [(2, 3), (9, 8)], strict=True):
-        assert x0 < column * 8 + 4 < x1
-        assert y0 < row * 8 + 4 < y1
-        assert x1 - x0 <= 16
-        assert y1 - y0 <= 16
-
-
-def test_boxes_hold_exactly_the_pixels_above_the_threshold() -> None:
-    answer = explanation(two_peaks(), 150, 60)
-    inside = np.zeros(answer.heatmap.shape, bool)
-    for x0, y0, x1, y1, score in answer.boxes(0.3):
-        window = answer.heatmap[y0:y1, x0:x1]
-        assert window.max() == np.float32(score)
-        for edge in (window[0], window[-1], window[:, 0], window[:, -1]):
-            assert (edge >= 0.3).any()
-        inside[y0:y1, x0:x1] = True
-    assert not (answer.heatmap[~inside] >= 0.3).any()
-
-
-def test_a_higher_threshold_gives_smaller_boxes() -> None:
-    def area(threshold: float) -> int:
-        return sum((x1 - x0) * (y1 - y0) for x0, y0, x1, y1, _ in explanation(two_peaks()).boxes(threshold))
-
-    assert area(0.2) > area(0.5) > area(0.9) > 0
-
-
-def test_where_nothing_speaks_for_the_target_there_are_no_boxes_and_no_peak() -> None:
-    answer = explanation(-np.abs(two_peaks()))
-    assert answer.boxes() == []
-    assert answer.peak is None
-    assert answer.caution is not None
-    assert not answer.heatmap.any()
-
-
-def test_a_map_of_zeros_has_no_heat() -> None:
-    answer = explanation(np.zeros((4, 4)))
-    assert answer.boxes() == []
-    assert answer.peak is None
-    assert np.isfinite(answer.panel()).all()
-
-
-def test_evidence_against_keeps_what_speaks_for_it_faint() -> None:
-    grid = np.full((12, 12), -1.0)
-    grid[5, 5] = 0.1
-    assert explanation(grid).heatmap.max() == pytest.approx(0.1, abs=0.02)
-
-
-def test_the_peak_is_the_hottest_pixel() -> None:
-    x, y = explanation(two_peaks()).peak or (-1, -1)
-    assert (x, y) == pytest.approx((3.5 * 8, 2.5 * 8), abs=1)
-
-
-@pytest.mark.parametrize("threshold", [0, -1, 1.5, float("nan")])
-def test_a_threshold_outside_its_range_is_an_error(threshold: float) -> None:
-    with pytest.raises(InputError, match="threshold"):
-        explanation(two_peaks()).boxes(threshold)
-
-
-@pytest.mark.parametrize("size", [(1, 1), (50, 2500), (300, 200)], ids=str)
-def test_an_explanation_of_any_size_is_saved_whole(tmp_path: Path, size: tuple[int, int]) -> None:
-    answer = explanation(two_peaks(), *size)
-    assert answer.overlay().shape == (*size, 3)
-    with Image.open(answer.save(tmp_path / "crown.png")) as read:
-        np.testing.assert_array_equal(np.asarray(read), answer.panel())
-
-
-def test_each_tile_says_what_it_shows_and_its_score() -> None:
-    image, target, contrast, difference = explanation(two_peaks()).tiles()
-    assert (target.caption, target.note) == ("red", "cosine 0.300, p 0.90")
-    assert (contrast.caption, contrast.note) == ("blue", "cosine 0.100, p 0.10")
-    assert (difference.caption, difference.note, difference.warning) == ("finer, gamma 0.6", "", False)
-    assert image.marked is target.marked is contrast.marked is None
-    assert difference.marked == explanation(two_peaks()).peak
-
-
-def test_of_many_contrasts_three_are_shown_each_over_its_score() -> None:
-    names = ("blue", "black", "white", "green", "grey")
-    scores = {name: 0.01 * i for i, name in enumerate(names, 1)}
-    answer = replace(
-        explanation(two_peaks()),
-        contrasts=names,
-        similarities={"red": 0.3} | scores,
-        probabilities={"red": 0.85} | scores,
-    )
-    contrast = answer.tiles()[2]
-    assert contrast.caption == "blue\nblack\nwhite"
-    assert contrast.note == "cosine 0.010, p 0.01\ncosine 0.020, p 0.02\ncosine 0.030, p 0.03\nand 2 more"
-
-
-@pytest.mark.parametrize("alone", [False, True])
-def test_a_map_that_should_not_be_trusted_says_so_in_its_last_tile(alone: bool) -> None:
-    answer = explanation(-np.abs(two_peaks()))
-    if alone:
-        answer = replace(
-            answer, contrasts=(), contrast_grid=None, similarities={"red": 0.3}, probabilities={"red": 1.0}
-        )
-    last = answer.tiles()[-1]
-    assert last.warning
-    assert (last.note if alone else last.caption) == answer.caution == "nothing in the image speaks for the target"
-    assert last.caption == "red" or not alone
-    assert not any(tile.warning for tile in answer.tiles()[:-1])

@@ -1,10 +1,9 @@
-"""Runs over data sets: killed and resumed to the same bytes; their pictures."""
+"""Runs over data sets: killed and resumed to the same bytes."""
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -14,48 +13,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from reference.folders import CLASSES, tree
 from skimage import data
 
 from finercam_clip import InputError
-from finercam_clip.aviary import drawing
-from finercam_clip.aviary.demo import BIRD
 from finercam_clip.cli import main
-from finercam_clip.concepts.vocabulary import spoken
 from finercam_clip.datasets import open_dataset
 from finercam_clip.explainer import Explainer
 from finercam_clip.runs import generate, geometry_in, read_manifest, read_maps
-from finercam_clip.runs.gallery import visualize
-
-CLASSES = (
-    "a_bird_with_a_red_crown",
-    "a_bird_with_a_blue_crown",
-    "a_bird_with_a_yellow_crown",
-    "a_bird_with_a_red_tail",
-)
-
 
 pytestmark = pytest.mark.usefixtures("bundled_once")
-
-
-@pytest.fixture(scope="module")
-def birds(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of drawn birds by class, as the seed lays out its cars, with two files that are no images."""
-    root = tmp_path_factory.mktemp("birds")
-    for i in range(12):
-        folder = root / ("train" if i < 4 else "test") / CLASSES[i % 4]
-        folder.mkdir(parents=True, exist_ok=True)
-        scene = drawing.draw(BIRD, i, size=112)
-        Image.fromarray(scene.image).save(folder / f"{i:05}.png")
-    (root / "test" / CLASSES[0] / "broken.jpg").write_bytes(b"no image")
-    (root / "test" / CLASSES[1] / "empty.jpg").touch()
-    return root
-
-
-def tree(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-# ---------------------------------------------------------------------------------------------------------------- runs
 
 
 def test_killed_at_any_moment_and_resumed_it_is_the_same_to_the_byte(
@@ -114,8 +81,8 @@ def test_whatever_is_damaged_is_mended(birds: Path, tmp_path: Path, bundled: Exp
         (run / json.loads(lines[5])["maps"]).unlink()
     else:
         (run / "maps" / ".00001.png.npz.x1.part").write_bytes(b"half")
-    found = generate(bundled, dataset, run, batch=4)
-    assert found.computed == (1 if harm == "a map is gone" else 0)
+    summary = generate(bundled, dataset, run, batch=4)
+    assert summary.computed == (1 if harm == "a map is gone" else 0)
     assert tree(run) == before
 
 
@@ -127,11 +94,11 @@ def test_maps_and_scores_are_those_of_explain(birds: Path, tmp_path: Path, bundl
     assert len(records) == 8
     words = [name.replace("_", " ") for name in CLASSES]
     for record in records[:2]:
-        asked = {"method": "gradcam", "vocabulary": words}
+        options = {"method": "gradcam", "vocabulary": words}
         encoding = bundled.encode(birds / record["path"])
         maps = read_maps(tmp_path, record)
         for mode, contrasts, gamma in (("baseline", (), 0.0), ("finer-default", 3, 0.6), ("finer-compare", 1, 0.6)):
-            expected = encoding.explain(record["target"], contrasts, gamma=gamma, **asked)
+            expected = encoding.explain(record["target"], contrasts, gamma=gamma, **options)
             atol = 1e-3 * np.abs(expected.grid).max()
             np.testing.assert_allclose(maps[mode], expected.grid, atol=atol)
             if mode == "finer-default":
@@ -193,11 +160,11 @@ def test_a_classifier_over_folders_named_loosely(tmp_path: Path, capsys: pytest.
         Image.fromarray(np.ascontiguousarray(image)).save(root / name / "1.png")
     old_flags = ["--classifier", "photos", "--dataset_path", str(root), "--save_path", str(tmp_path / "run")]
     assert main(["generate", *old_flags]) == 0
-    found = {record["image"]: record for record in read_manifest(tmp_path / "run")}
-    assert found["Tiger_cat/1.png"]["target"] == "tiger cat"
-    assert found["281.Tabby/1.png"]["target"] == "tabby, tabby cat"
-    assert found["1.png"]["target"] == "espresso"  # no class: what is predicted
-    assert found["Tiger_cat/1.png"]["contrasts"][:2] == ["Egyptian cat", "tabby, tabby cat"]
+    records = {record["image"]: record for record in read_manifest(tmp_path / "run")}
+    assert records["Tiger_cat/1.png"]["target"] == "tiger cat"
+    assert records["281.Tabby/1.png"]["target"] == "tabby, tabby cat"
+    assert records["1.png"]["target"] == "espresso"  # no class: what is predicted
+    assert records["Tiger_cat/1.png"]["contrasts"][:2] == ["Egyptian cat", "tabby, tabby cat"]
     assert main(["visualize", "--cams_path", str(tmp_path / "run"), "--save_path", str(tmp_path / "pictures")]) == 0
     assert len(list((tmp_path / "pictures" / "panels").rglob("*.jpg"))) == 3
     capsys.readouterr()
@@ -205,52 +172,3 @@ def test_a_classifier_over_folders_named_loosely(tmp_path: Path, capsys: pytest.
     Image.fromarray(data.chelsea()).save(root / "Tigr cat" / "2.png")
     assert main(["generate", str(root), "--classifier", "photos", "--output", str(tmp_path / "other")]) == 2
     assert "no class 'Tigr cat'" in capsys.readouterr().err
-
-
-# ------------------------------------------------------------------------------------------------------------- gallery
-
-
-def test_panels_sheets_and_a_page_with_every_image(birds: Path, tmp_path: Path, bundled: Explainer) -> None:
-    generate(bundled, open_dataset(birds), tmp_path / "run")
-    found = visualize(tmp_path / "run")
-    assert found.panels == 12
-    page = found.page.read_text()
-    held = re.search(r'<script id="rows" type="application/json">(.*?)</script>', page, re.DOTALL)
-    assert held is not None
-    rows = json.loads(held.group(1))
-    assert len(rows) == 12
-    for row in rows:
-        panel = Image.open(found.page.parent / row["panel"])
-        assert panel.width > 5 * 200  # five tiles
-        assert 0 <= row["score"] <= 1
-    assert "http" not in page.replace("application/json", "")  # nothing from elsewhere
-    assert tree(found.page.parent) == (visualize(tmp_path / "run", tmp_path / "again"), tree(tmp_path / "again"))[1]
-
-
-def test_names_cannot_break_out_of_the_page(tmp_path: Path, bundled: Explainer) -> None:
-    folder = tmp_path / "set" / "a red crown"
-    folder.mkdir(parents=True)
-    name = "<img src=x onerror=alert(1)>&.png"
-    Image.fromarray(data.chelsea()).save(folder / name)
-    generate(bundled, open_dataset(tmp_path / "set"), tmp_path / "run")
-    page = visualize(tmp_path / "run").page.read_text()
-    assert "<img src=x" not in page
-    assert "\\u003cimg src=x" in page
-
-
-def test_images_that_were_moved_are_found_again_or_named(birds: Path, tmp_path: Path, bundled: Explainer) -> None:
-    copy = tmp_path / "copy"
-    for path in birds.glob("train/*/*.png"):
-        place = copy / path.relative_to(birds)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_bytes(path.read_bytes())
-    generate(bundled, open_dataset(copy), tmp_path / "run")
-    copy.rename(tmp_path / "moved")
-    assert len(visualize(tmp_path / "run").skipped) == 4
-    assert visualize(tmp_path / "run", dataset=tmp_path / "moved").panels == 4
-
-
-def test_a_vocabulary_may_be_a_folder_by_class(birds: Path, bundled: Explainer) -> None:
-    assert spoken("001.Black_footed_Albatross") == "Black footed Albatross"
-    found = bundled.explain(data.chelsea(), "a bird with a red crown", 3, vocabulary=birds)
-    assert set(found.contrasts) == {name.replace("_", " ") for name in CLASSES} - {found.target}

@@ -197,7 +197,7 @@ def batch_losses(
         stage: Says which losses there are.
         pixels: [B, 3, S, S].
         values: [B, 2 birds, slots].
-        tokens: Of the texts of the step, [texts, context].
+        tokens: The tokens of the step's texts, [texts, context].
         captions: Whose texts are among those; None if the stage has no caption loss.
         local: Whether this step sees local attention only.
     """

@@ -30,7 +30,9 @@ class _Parser(argparse.ArgumentParser):
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands. The parsed `run` is the function of the command."""
-    parser = _Parser(prog="finercam-clip", description="Where does an image say one concept and not others?")
+    parser = _Parser(
+        prog="finercam-clip", description="Which pixels of an image speak for one concept and not for others?"
+    )
     parser.add_argument("--version", action="version", version=f"finercam-clip {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=_Parser)
 

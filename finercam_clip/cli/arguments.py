@@ -35,15 +35,15 @@ def add_question_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--method", default=Options.method, help="how the map is made (%(default)s; finercam-clip methods lists all)"
     )
-    parser.add_argument("--refine", help="what follows the method: 'affinity', as CLIP-ES")
+    parser.add_argument("--refine", help="what follows the method: 'affinity', as in CLIP-ES")
     parser.add_argument(
         "--layer", type=_layer, action="append", help="target layer: an index (-1 is the last) or a name; repeatable"
     )
     parser.add_argument("--objective", help=f"what is explained ({Options.objective})")
     parser.add_argument("--gamma", type=float, default=Options.gamma, help="comparison strength (%(default)s)")
-    parser.add_argument("--pooling", help=f"'model', 'token', or 'mean' as CLIP-ES ({Options.pooling})")
+    parser.add_argument("--pooling", help=f"'model', 'token', or 'mean' as in CLIP-ES ({Options.pooling})")
     parser.add_argument(
-        "--image-size", type=_image_size, help="of the model's input: 448, 448x672 (height x width) or 'native'"
+        "--image-size", type=_image_size, help="size of the model's input: 448, 448x672 (height x width) or 'native'"
     )
 
 
@@ -51,7 +51,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what `load_named` reads."""
     parser.add_argument("--model", help="an open_clip architecture or hf-hub:org/repo (default: the bundled model)")
     parser.add_argument("--pretrained", help="its tag, a checkpoint file, or 'random'")
-    parser.add_argument("--device", help="cuda, cpu, mps (default: CUDA where there is one)")
+    parser.add_argument("--device", help="cuda, cpu, mps (default: CUDA if there is one)")
     parser.add_argument("--precision", default="fp32", help="fp32, fp16, bf16 (%(default)s)")
     parser.add_argument("--classifier", help="instead of a CLIP: 'photos', or a model of timm")
     parser.add_argument(

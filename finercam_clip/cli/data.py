@@ -26,7 +26,7 @@ def add_commands(add_command: AddCommand) -> None:
 def _add_generate(add_command: AddCommand) -> None:
     command = add_command(
         "generate",
-        "maps of a whole data set; stop it anywhere, and go on",
+        "maps of a whole data set; it can be stopped and continued",
         _generate,
         "finercam-clip generate stanford_cars/test --head classifier_cars_DINO.pth --output run",
     )
@@ -36,7 +36,7 @@ def _add_generate(add_command: AddCommand) -> None:
     command.add_argument("--split", help="only this part of the data set: train, test, ...")
     command.add_argument("--target", help="one concept for all images, instead of each one's class")
     command.add_argument("--contrast", action="append", help="what it is told apart from; repeat for several")
-    command.add_argument("--batch", type=int, default=16, help="images a forward pass (%(default)s)")
+    command.add_argument("--batch", type=int, default=16, help="images per forward pass (%(default)s)")
     add_question_arguments(command)
     add_model_arguments(command)
 

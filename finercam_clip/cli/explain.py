@@ -56,13 +56,15 @@ def _demo(arguments: argparse.Namespace) -> None:
 def _add_explain(add_command: AddCommand) -> None:
     command = add_command(
         "explain",
-        "one image, a target, its contrasts: scores and a picture; or a folder and a list of traits: a table",
+        "one image: its scores and a heatmap; or a folder: its table of traits",
         _explain,
         'finercam-clip explain bird.jpg --target "a bird with a red crown" --contrast "a bird with a blue crown"',
         "finercam-clip explain photos/ --concepts birds-traits --model ViT-B-16 --pretrained openai",
     )
     command.add_argument("image", type=path, help="an image file; with --concepts a folder or a list of images")
-    command.add_argument("--target", action="append", help="the concept; repeat for an ensemble of texts")
+    command.add_argument(
+        "--target", action="append", help="what to look for; repeat for several texts that say the same"
+    )
     command.add_argument(
         "--concepts", help="instead of a target: a table of traits, a name in prompts/ or a file (.yaml, .txt)"
     )

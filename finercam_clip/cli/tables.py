@@ -109,7 +109,7 @@ def _without_nan(row: dict[str, Any]) -> dict[str, Any]:
 def _add_evaluate(add_command: AddCommand) -> None:
     command = add_command(
         "evaluate",
-        "ask a world whose answers are known to the pixel",
+        "questions whose answers are known to the pixel",
         _evaluate,
         "finercam-clip evaluate aviary --questions 100 --method hirescam --method legrad",
         "finercam-clip evaluate sanity",
@@ -168,13 +168,20 @@ def _add_ui(add_command: AddCommand) -> None:
         "finercam-clip ui",
         "finercam-clip ui --model ViT-B-16 --pretrained openai --port 8000",
     )
-    command.add_argument("--host", default="127.0.0.1", help="who can reach it (%(default)s: this machine only)")
-    command.add_argument("--port", type=int, help="of the page (the first free one from 7860)")
+    command.add_argument(
+        "--host", default="127.0.0.1", help="the address to listen on (%(default)s: this machine only)"
+    )
+    command.add_argument("--port", type=int, help="the port of the page (the first free one from 7860)")
     add_model_arguments(command)
 
 
 def _ui(arguments: argparse.Namespace) -> None:
+    from finercam_clip.ui.models import first_model
     from finercam_clip.ui.serve import check_installed, serve
 
     check_installed()
-    serve(load_named(arguments), arguments.host, arguments.port)
+    if any((arguments.model, arguments.pretrained, arguments.classifier, arguments.head, arguments.classes)):
+        explainer = load_named(arguments)
+    else:
+        explainer = first_model(device=arguments.device, precision=arguments.precision)
+    serve(explainer, arguments.host, arguments.port)

@@ -100,5 +100,5 @@ def concept_of(text: Text, role: str) -> Concept:
 
 
 def distinct(concepts: Sequence[Concept]) -> list[Concept]:
-    """The concepts, each once: of those that differ in case only the last, in the place of the first."""
+    """The concepts, each once. If several differ in case only, the last takes the place of the first."""
     return list({concept.key: concept for concept in concepts}.values())

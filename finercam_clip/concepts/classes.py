@@ -48,7 +48,7 @@ class ClassSpace:
         A class named by synonyms, "tench, Tinca tinca", is called by each of them.
 
         Raises:
-            InputError: No class is, or several are; the message has those that come near.
+            InputError: No class is called so, or several are. The message names similar ones.
         """
         if name in self._exact:
             return self._exact[name]
@@ -90,7 +90,7 @@ class ClassSpace:
     def background(self, source: Texts) -> list[Concept]:
         """Raises InputError with a source."""
         if source is not None:
-            raise InputError("background is of texts; a classifier knows its classes only: leave it out")
+            raise InputError("background is for texts; a classifier knows its classes only: leave it out")
         return []
 
     def probabilities(self, concepts: Sequence[Concept], directions: Tensor, embedding: Tensor) -> Tensor:

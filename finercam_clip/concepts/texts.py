@@ -10,13 +10,12 @@ import torch
 from torch import Tensor
 
 from finercam_clip.concepts import Concept, Text, concept_of
+from finercam_clip.concepts.kept import Kept
 from finercam_clip.concepts.tokens import Tokens
 from finercam_clip.concepts.vocabulary import spoken, templates_of, vocabulary_of
 from finercam_clip.errors import InputError
 from finercam_clip.objectives import unit_norm
 from finercam_clip.options import Score, SimilarBy, Texts
-
-KEPT = 16_384  # embeddings: 34 MB at 512 dimensions
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,19 +29,26 @@ class TextSpace:
         encode: Token ids [K, L] -> embeddings before normalising [K, D].
         tokens: Texts -> token ids.
         device: Where the text tower is.
-        scale: The model's logit scale.
-        kept: The texts of a concept in all templates -> its embedding [D]; the last `KEPT` that were asked for.
+        logit_scale: The model's, a scalar; similarities are its exponential times cosines.
+        version: What changes whenever the weights do, for a model that is being trained.
+        kept: Embeddings of texts that were needed before.
     """
 
     encode: Callable[[Tensor], Tensor]
     tokens: Tokens
     device: torch.device
-    scale: float
-    kept: dict[tuple[str, ...], Tensor] = field(default_factory=dict, repr=False)
+    logit_scale: Tensor
+    version: Callable[[], object] = lambda: None
+    kept: Kept = field(default_factory=Kept, repr=False)
 
     score: ClassVar[Score] = "cosine"
     similar_by: ClassVar[SimilarBy] = "concepts"
     names: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def scale(self) -> float:
+        """About 100 in CLIP."""
+        return float(self.logit_scale.detach().exp())
 
     def concept(self, text: Text, role: str) -> Concept:
         """The text as it is."""
@@ -61,14 +67,7 @@ class TextSpace:
         if not concepts:
             raise InputError("there are no texts to embed: give at least one")
         forms = templates_of(templates)
-        keys = [written(concept, forms) for concept in concepts]
-        missing = [texts for texts in dict.fromkeys(keys) if texts not in self.kept]
-        embeddings = {texts: self.kept.pop(texts) for texts in dict.fromkeys(keys) if texts in self.kept}
-        embeddings |= dict(zip(missing, self._embedded(missing), strict=True)) if missing else {}
-        self.kept.update(embeddings)  # those just asked for last
-        for texts in list(self.kept)[: max(len(self.kept) - KEPT, 0)]:
-            del self.kept[texts]
-        return torch.stack([embeddings[texts] for texts in keys])
+        return self.kept.of([written(concept, forms) for concept in concepts], self.version(), self._embedded)
 
     @torch.no_grad()
     def _embedded(self, ensembles: Sequence[tuple[str, ...]]) -> Tensor:
@@ -83,7 +82,7 @@ class TextSpace:
 
     def _encoded(self, ids: Tensor) -> Tensor:
         """Embeddings before normalising of at most one batch; what is missing of it is filled and dropped again."""
-        filled = torch.cat([ids, ids[-1:].expand(self._batch - len(ids), -1)])
+        filled = torch.cat([ids, ids[-1:].expand(self._batch - len(ids), *ids.shape[1:])])
         return self.encode(filled.to(self.device))[: len(ids)]
 
     def vocabulary(self, source: Texts) -> list[Concept]:

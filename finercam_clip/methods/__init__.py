@@ -32,7 +32,7 @@ class Method:
         source: Its paper.
         of_tail: A tail and directions [K, D] -> maps [K, N]. It reads a target layer, so that `Options.layer` can move
             it; the maps of several layers are averaged.
-        of_pass: A forward pass and directions -> maps, where a tail is not enough.
+        of_pass: A forward pass and directions -> maps, if a tail is not enough.
         towers: Which towers it works on.
         linear: Whether the map of a sum of directions is the sum of the maps.
         slow: Whether it takes hundreds of forward passes per image.
@@ -108,7 +108,7 @@ def maps_of(forward: ForwardPass, directions: Tensor, name: str) -> Tensor:
 def maps_of_sums(forward: ForwardPass, weights: Tensor, targets: Tensor, contrasts: Tensor, name: str) -> Tensor:
     """The signed maps of Q sums of directions, float32 [Q, N]. The one place where a difference of maps is taken.
 
-    Subtract before ReLU and before any scaling: of a linear method the directions, of any other the signed maps.
+    It comes before ReLU and any scaling. A linear method subtracts directions, any other one signed maps.
 
     Args:
         forward: The image.

@@ -13,7 +13,7 @@ from torch import Tensor
 from finercam_clip.errors import InputError
 from finercam_clip.towers.closed import QueryTail
 from finercam_clip.towers.forward import ForwardPass
-from finercam_clip.towers.passes import attentions, patches_of, pooled_row, pools_of, transformer_of
+from finercam_clip.towers.passes import attentions, patches_of, pooled_tokens, pools_of, transformer_of
 
 
 def grad_eclip(forward: ForwardPass, directions: Tensor) -> Tensor:
@@ -50,29 +50,30 @@ def legrad(forward: ForwardPass, directions: Tensor) -> Tensor:
 
 def chefer(forward: ForwardPass, directions: Tensor) -> Tensor:
     """Generic attention explainability (Chefer et al., ICCV 2021, eq. 5-6): R <- R + mean_heads (A * dL/dA)+ R over
-    all blocks, from R = 1; of that the row of what the tower pools."""
+    all blocks, starting at R = 1. The map is the row of the tokens that the tower pools. That row is multiplied by each
+    block's matrix, the last block's first."""
     attention = attentions(forward, graph=True)
     maps = []
     for d in directions:
-        relevance = torch.eye(attention.weights[0].shape[-1], device=d.device)
-        for weights, slope in zip(attention.weights, attention.weight_gradients(d), strict=True):
-            relevance = relevance + (weights * slope).relu().mean(0) @ relevance
-        maps.append(pooled_row(forward, relevance))
+        row = pooled_tokens(forward, attention.weights[-1])
+        for weights, slope in reversed(list(zip(attention.weights, attention.weight_gradients(d), strict=True))):
+            row = row + row @ (weights * slope).relu().mean(0)
+        maps.append(patches_of(forward, row))
     return torch.stack(maps)
 
 
 def rollout(forward: ForwardPass, directions: Tensor) -> Tensor:
     """Attention rollout (Abnar and Zuidema, ACL 2020, eq. 1): the product over blocks of (A + 1) / 2, mean over heads.
 
-    It asks nothing: the map is the same for every direction.
+    It ignores the question: the map is the same for every direction.
     """
     return forward.once("rollout", lambda: _flow(forward)).expand(len(directions), -1)
 
 
 def _flow(forward: ForwardPass) -> Tensor:
-    """[N]."""
+    """The pooled row of the product, [N], from the last block to the first."""
     weights = attentions(forward).weights
-    flow = one = torch.eye(weights[0].shape[-1], device=weights[0].device)
-    for attended in weights:
-        flow = (attended.mean(0) + one) / 2 @ flow
-    return pooled_row(forward, flow)
+    row = pooled_tokens(forward, weights[-1])
+    for attended in reversed(weights):
+        row = (row @ attended.mean(0) + row) / 2
+    return patches_of(forward, row)

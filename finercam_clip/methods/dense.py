@@ -24,11 +24,11 @@ def sclip(forward: ForwardPass, directions: Tensor) -> Tensor:
 
 
 def clip_surgery(forward: ForwardPass, directions: Tensor) -> Tensor:
-    """CLIP Surgery (Li et al., 2023, eq. 4-6): a second path through the last six blocks (half of fewer than twelve),
-    to which each adds values weighed by softmax(v v^T / sqrt(c)) and no MLP.
+    """CLIP Surgery (Li et al., 2023, eq. 4-6): a second path runs through the last six blocks, or half of the blocks
+    if there are fewer than twelve. Each block adds values weighed by softmax(v v^T / sqrt(c)), and no MLP.
 
-    That is its architecture surgery; what its feature surgery takes away, what texts have in common, is here the
-    contrasts' part.
+    This is its architecture surgery. Its feature surgery subtracts what texts have in common. Here the contrasts do
+    that.
     """
     return directions @ forward.once("clip-surgery", lambda: _surgery_features(forward)).T
 

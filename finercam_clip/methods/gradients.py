@@ -54,8 +54,8 @@ def layercam(tail: Tail, directions: Tensor) -> Tensor:
 def eigencam(tail: Tail, directions: Tensor) -> Tensor:
     """Eigen-CAM (Muhammad and Yeasin, IJCNN 2020): the activations on their first principal component.
 
-    Asks nothing: the map is the same for every direction. A component has no sign; here it has the one under which the
-    largest value is positive.
+    It ignores the question: the map is the same for every direction. A component has no sign; here it has the one
+    under which the largest value is positive.
     """
     centred = tail.activations - tail.activations.mean(0)
     component: Tensor = torch.linalg.svd(centred, full_matrices=False).Vh[0]

@@ -1,4 +1,4 @@
-"""Methods that change the image and look what becomes of the embedding: hundreds of forward passes per image.
+"""Methods that change the image and watch the embedding. They take hundreds of forward passes per image.
 
 The embeddings of the changed images serve every question about that image.
 """
@@ -24,7 +24,7 @@ OCCLUDED = 2  # side of the square that is covered, in cells
 
 def scorecam(forward: ForwardPass, directions: Tensor) -> Tensor:
     """Score-CAM (Wang et al., CVPRW 2020, alg. 1): A w, w the softmax over channels of the score of the picture seen
-    through that channel, scaled to 0..1. As many forward passes as channels."""
+    through that channel, scaled to 0..1. One forward pass per channel."""
     weights = (directions @ forward.once("scorecam", lambda: _channel_embeddings(forward)).T).softmax(-1)
     return weights @ forward.tail.activations.T
 
@@ -103,8 +103,8 @@ def _embed_changed(forward: ForwardPass, settings: Tensor, change: Callable[[Ten
 def rise_masks(count: int, size: tuple[int, int]) -> Callable[[Tensor], Tensor]:
     """The masks of RISE, the same ones every time: from numbers [M] in 0 .. count - 1 to masks [M, 1, *size] in 0..1.
 
-    Each is drawn at random on cells, one more a side than the picture has, enlarged bilinearly, and looked at through
-    a window that lies at random on it (appendix of the paper).
+    Each mask is drawn at random on a grid with one more cell per side, enlarged bilinearly, and cut out by a window at
+    a random place (appendix of the paper).
     """
     generator = torch.Generator().manual_seed(0)
     coarse = (torch.rand(count, 1, RISE_CELLS + 1, RISE_CELLS + 1, generator=generator) < 0.5).float()

@@ -1,4 +1,4 @@
-"""What may follow a method: maps on the grid to better maps on the grid."""
+"""Refinements, which can follow a method: from maps on the grid to better maps on the grid."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _BOX_THRESHOLD = 0.4
 def affinity(forward: ForwardPass, maps: NDArray[np.float32]) -> NDArray[np.float32]:
     """CLIP-ES's class-aware attention-based affinity (Lin et al., CVPR 2023, eq. 4-6): R^2 masked, times the map.
 
-    R is the mean of the last eight blocks' attention between patches, its columns and rows normalised three times in
-    turn, made symmetric. The mask keeps patches inside the boxes of the map's regions at 0.4 of its maximum, so that
-    heat spreads from these only.
+    R is the mean attention between patches over the last eight blocks. Its columns and rows are normalised in turn,
+    three times. Then it is made symmetric. The mask keeps patches inside the boxes of the map's regions at 0.4 of its
+    maximum, so that heat spreads from these only.
 
     Args:
         forward: The image.
@@ -68,6 +68,6 @@ def affinity_matrix(attention: Tensor) -> Tensor:
 
 
 def check_refinement(name: str | None) -> None:
-    """Raises InputError for a refinement that there is not."""
+    """Raises InputError for a refinement that does not exist."""
     if name is not None and str(name) not in get_args(Refinement):
         raise InputError(f"there is no refinement '{name}'; there is {', '.join(get_args(Refinement))}, or None")

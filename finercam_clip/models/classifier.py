@@ -65,6 +65,7 @@ class Backbone(nn.Module):
     def __init__(self, trunk: nn.Module) -> None:
         super().__init__()
         self.trunk, self.head = trunk, WithOne()
+        self.train(trunk.training)
 
     def forward(self, pixels: Tensor) -> Tensor:
         output: Tensor = self.head(self.trunk(pixels))
@@ -97,28 +98,56 @@ def loaded_classifier(
     names = None if classes is None else class_names(classes)
     checkpoint = None if pretrained in (None, RANDOM) else str(place_of(pretrained, "pretrained"))
     trunk, origin = _trunk(backbone, RANDOM if pretrained == RANDOM else checkpoint, rows is not None)
+    trunk.eval().requires_grad_(False)
+    return classifier_of(trunk, backbone, origin, names, device=place, dtype=dtype, rows=rows, pooling=pooling)
+
+
+def classifier_of(
+    trunk: Any,
+    name: str,
+    origin: str,
+    names: Sequence[str] | None,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    rows: tuple[Tensor, Tensor] | None = None,
+    pooling: str | None = None,
+) -> LoadedModel:
+    """A model of timm as a classifier. Its own head is taken out of it.
+
+    Args:
+        trunk: The model.
+        name: What it is called.
+        origin: Where its weights came from.
+        names: Of the classes; None: ImageNet's where it was made for them, else numbers.
+        device: Where it is put.
+        dtype: Its precision.
+        rows: Weight and bias of another head; None: its own.
+        pooling: What the head reads.
+
+    Raises:
+        InputError: The head is another backbone's, or does not fit the names or the pooling.
+    """
     if rows is None:
-        rows = _own_head(trunk, backbone)
+        rows = _own_head(trunk, name)
         names = _imagenet_names(trunk) if names is None else names
     weight, bias = rows
     space = named_head(weight, bias, names)
-    _pool(trunk, pooling or "model", backbone)
+    _pool(trunk, pooling or "model", name)
     width = getattr(trunk, "head_hidden_size", None) or trunk.num_features
     if weight.shape[1] != width:
-        raise InputError(
-            f"the head reads {weight.shape[1]} features, {backbone} gives {width}: it is another backbone's"
-        )
+        raise InputError(f"the head reads {weight.shape[1]} features, {name} gives {width}: it is another backbone's")
     reads = getattr(trunk, "global_pool", None)
     preprocess = _preprocess_of(trunk)
-    visual = Backbone(trunk).eval().requires_grad_(False).to(place, dtype)
-    check_finite(visual.state_dict(), f"{origin if checkpoint else backbone} ({precision})")
+    visual = Backbone(trunk).to(device, dtype)
+    check_finite(visual.state_dict(), f"{name} ({origin}, {str(dtype).removeprefix('torch.')})")
     return LoadedModel(
-        name=backbone,
+        name=name,
         pretrained=origin,
         tower=tower_of(visual, preprocess.size, unit_norm=False),
         preprocess=preprocess,
-        space=replace(space, rows=space.rows.to(place), reads=reads if isinstance(reads, str) else "model"),
-        device=place,
+        space=replace(space, rows=space.rows.to(device), reads=reads if isinstance(reads, str) else "model"),
+        device=device,
         dtype=dtype,
     )
 
@@ -166,7 +195,7 @@ def _fill(trunk: Any, name: str, checkpoint: str, headless: bool) -> None:
     """Loads a checkpoint, timm's own or of the original authors where timm can convert it.
 
     Raises:
-        MisfitError: Some of it does not fit, but for the classifier where that is to be another.
+        MisfitError: A part of it does not fit. The classifier need not, if another one takes its place.
     """
     state = tensors_in(Path(checkpoint))
     if set(state) != set(trunk.state_dict()):
@@ -194,7 +223,7 @@ def _photos() -> Any:
 
 
 def _own_head(trunk: Any, name: str) -> tuple[Tensor, Tensor]:
-    """The classifier that a timm model brings, and is taken out with: the last linear layer."""
+    """A timm model's own classifier, its last linear layer."""
     layer = trunk.get_classifier()
     if not isinstance(layer, nn.Linear):
         raise InputError(f"{name} has no linear classifier of its own: give a head (weight [classes, dim], bias)")

@@ -123,7 +123,7 @@ def _told(error: Exception, name: str, checkpoint: str | None) -> InputError:
     weights = f"{name} ({checkpoint})" if checkpoint else name
     if isinstance(error, ImportError) or "transformers" in reason:
         return InputError(
-            f"{weights}: its text tower or tokenizer is from the Hugging Face hub: pip install 'finercam_clip[hf]'"
+            f"{weights}: its text tower or tokenizer comes from the Hugging Face hub: pip install 'finercam_clip[hf]'"
         )
     if isinstance(error, ConnectionError) or "download" in reason.lower() or "connect" in reason.lower():
         return InputError(

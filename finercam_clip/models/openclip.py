@@ -67,7 +67,7 @@ def text_space(model: Any, tokenizer: Any, device: torch.device) -> TextSpace:
     scale = float(model.logit_scale.detach().float().exp())
     if not math.isfinite(scale):
         raise InputError(f"the model's logit scale is e to the power {float(model.logit_scale):g}: it is damaged")
-    return TextSpace(model.encode_text, tokens, device, scale)
+    return TextSpace(model.encode_text, tokens, device, model.logit_scale)
 
 
 def _token_table(model: nn.Module) -> Tensor | None:

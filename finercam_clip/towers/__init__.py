@@ -9,12 +9,13 @@ from typing import Any
 
 from finercam_clip.errors import InputError
 from finercam_clip.towers.clip_resnet import ClipResNet
+from finercam_clip.towers.hub_vit import HubViT
 from finercam_clip.towers.native_vit import NativeViT
 from finercam_clip.towers.timm_maps import TimmMaps
 from finercam_clip.towers.timm_vit import TimmViT
 from finercam_clip.towers.tower import Family, Tower, Transformer
 
-FAMILIES: list[type[Tower]] = [NativeViT, TimmViT, TimmMaps, ClipResNet]
+FAMILIES: list[type[Tower]] = [NativeViT, TimmViT, TimmMaps, ClipResNet, HubViT]
 
 
 def tower_of(visual: Any, size: tuple[int, int], *, unit_norm: bool = True) -> Tower:

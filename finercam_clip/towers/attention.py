@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 from weakref import WeakSet
 
@@ -27,6 +28,10 @@ class Attention(Protocol):
 
     @property
     def module(self) -> Any: ...
+
+    def read(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+        """The tokens [B, n, C] among the arguments of a call of the module."""
+        ...
 
     def weights_into(self, weights: list[Tensor]) -> AbstractContextManager[None]:
         """Inside, every run of the module leaves its weights [H, n, n], float32, in the list."""
@@ -55,6 +60,10 @@ class TorchAttention:
     """torch.nn.MultiheadAttention, as open_clip's own blocks have it."""
 
     module: Any
+
+    def read(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+        tokens: Tensor = args[0] if args else kwargs["query"]
+        return tokens
 
     @contextmanager
     def weights_into(self, weights: list[Tensor]) -> Iterator[None]:
@@ -85,6 +94,10 @@ class TimmAttention:
 
     module: Any
 
+    def read(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+        tokens: Tensor = args[0] if args else kwargs["x"]
+        return tokens
+
     @contextmanager
     def weights_into(self, weights: list[Tensor]) -> Iterator[None]:
         handle = self.module.attn_drop.register_forward_hook(
@@ -102,7 +115,9 @@ class TimmAttention:
         if module.qkv is None:
             parts = [module.q_proj(tokens), module.k_proj(tokens), module.v_proj(tokens)]
         else:
-            parts = list(F.linear(tokens, module.qkv.weight, self.qkv_bias()).chunk(3, -1))
+            own = getattr(module, "q_bias", None) is None  # else EVA keeps the bias beside the layer, in three
+            merged = module.qkv(tokens) if own else F.linear(tokens, module.qkv.weight, self.qkv_bias())
+            parts = list(merged.chunk(3, -1))
         query, key, value = (_split(part, module.num_heads) for part in parts)
         return (module.q_norm(query), module.k_norm(key), value) if hasattr(module, "q_norm") else (query, key, value)
 
@@ -141,31 +156,40 @@ class Attentions:
         """Queries, keys and values of one of the blocks, [H, n, c] each."""
         return self.modules[i].projected(self.inputs[i])
 
+    @cached_property
+    def values(self) -> tuple[Tensor, ...]:
+        """The values of every block, [H, n, c] each."""
+        return tuple(self.projected(i)[2] for i in range(len(self.modules)))
+
+    @cached_property
+    def _pull_backs(self) -> tuple[Callable[[Tensor], tuple[Tensor]], ...]:
+        """From each module's output [n, C] back to its heads' outputs side by side [n, H c]."""
+        heads = [side_by_side(weights, value) for weights, value in zip(self.weights, self.values, strict=True)]
+        return tuple(torch.func.vjp(m.merged, x)[1] for m, x in zip(self.modules, heads, strict=True))
+
     def head_gradients(self, direction: Tensor) -> list[Tensor]:
         """The gradient of f . direction at the heads' outputs, side by side and before their projection: [n, H c]."""
         norm = direction.norm().clamp_min(1e-12)  # a unit cotangent: half precision neither overflows nor underflows
         slopes = torch.autograd.grad(self.embedding, self.outputs, direction / norm, retain_graph=True)
-        gradients = []
-        for i, (module, slope) in enumerate(zip(self.modules, slopes, strict=True)):
-            heads = side_by_side(self.weights[i], self.projected(i)[2])
-            pull_back: Any = torch.func.vjp(module.merged, heads)[1]
-            gradients.append(pull_back(slope[0].to(heads.dtype))[0].float() * norm)
-        return gradients
+        dtypes = (value.dtype for value in self.values)
+        return [
+            pull_back(slope[0].to(dtype))[0].float() * norm
+            for pull_back, slope, dtype in zip(self._pull_backs, slopes, dtypes, strict=True)
+        ]
 
     def weight_gradients(self, direction: Tensor) -> list[Tensor]:
         """The gradient of f . direction at the attention weights, [H, n, n]: dL/dA_hij = (dL/do_hi) . v_hj."""
-        gradients = []
-        for i, slope in enumerate(self.head_gradients(direction)):
-            value = self.projected(i)[2].float()
-            gradients.append(slope.view(len(slope), len(value), -1).transpose(0, 1) @ value.mT)
-        return gradients
+        return [
+            slope.view(len(slope), len(value), -1).transpose(0, 1) @ value.float().mT
+            for slope, value in zip(self.head_gradients(direction), self.values, strict=True)
+        ]
 
 
 def attentions_of(
     blocks: Sequence[Any],
     modules: Sequence[Attention],
     run: Callable[[], Any],
-    embed: Callable[[Tensor], Tensor],
+    embed: Callable[[Any], Tensor],
     *,
     graph: bool,
 ) -> Attentions:
@@ -175,7 +199,7 @@ def attentions_of(
         blocks: The blocks.
         modules: Their attention.
         run: Runs the tower.
-        embed: Tokens after the last of the blocks, [1, n, C] -> their embedding, [1, D].
+        embed: What the last of the blocks gives, tokens [1, n, C] -> their embedding, [1, D].
         graph: Whether a graph begins at the first of the blocks.
 
     Raises:
@@ -184,13 +208,14 @@ def attentions_of(
     inputs: list[Tensor] = []
     outputs: list[Tensor] = []
     weights: list[Tensor] = []
-    tokens: list[Tensor] = []
+    tokens: list[Any] = []
 
     def start(_: Any, args: tuple[Any, ...]) -> tuple[Any, ...]:
         return (args[0].detach().requires_grad_(), *args[1:])  # the graph begins here, the parameters being frozen
 
-    def listen(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        inputs.append((args[0] if args else kwargs["query"])[0].detach())
+    def listen(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        attention = next(attention for attention in modules if attention.module is module)
+        inputs.append(attention.read(args, kwargs)[0].detach())
         outputs.append(output[0] if isinstance(output, tuple) else output)
 
     with ExitStack() as stack:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -70,7 +71,7 @@ class QueryTail:
         embedding: f, [D].
         weights: [N, H], the query's attention on each patch.
         values: [N, H, c], W_v a_n, without their bias.
-        bias: Of the values: [H, c], or [N, H, c] where each patch has its own.
+        bias: The bias of the values: [H, c], or [N, H, c] if each patch has its own.
         scores: [N, H], q . W_k a_n / sqrt(c): the part of each score that is linear in a_n.
         attended: o, [H, c], the attention output before its projection.
         query_keys: [H, C], q W_k / sqrt(c): the gradient of a score at a_n.
@@ -129,6 +130,26 @@ class QueryTail:
 
     def _with_mean(self, features: Tensor) -> Tensor:
         return features if self.mean is None else features + self.mean.features(self.values, self.scores)
+
+
+def plain(module: Any, kind: type[nn.Module]) -> bool:
+    """Whether a module computes with its own weights alone: torch's own class, and no adapter (LoRA) around it."""
+    return isinstance(module, kind) and type(module).__module__.startswith("torch.nn.")
+
+
+@torch.no_grad()
+def query_of(attention: Any, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The first of some query tokens [n, C] in a torch.nn.MultiheadAttention, as `query_tails` takes it.
+
+    Returns:
+        The query [1, H, c], and the weight and bias of keys and values.
+    """
+    own, width = attention.in_proj_weight, attention.embed_dim
+    parts = own.chunk(3) if own is not None else [getattr(attention, f"{x}_proj_weight") for x in "qkv"]
+    weight = torch.cat(tuple(parts[1:]))
+    bias = attention.in_proj_bias if attention.in_proj_bias is not None else weight.new_zeros(3 * width)
+    query = F.linear(tokens[:1], parts[0], bias[:width]).view(1, attention.num_heads, -1)
+    return query, weight, bias[width:]
 
 
 @torch.no_grad()

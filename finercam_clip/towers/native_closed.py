@@ -8,9 +8,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from open_clip.transformer import ResidualAttentionBlock
-from torch import Tensor
+from torch import Tensor, nn
 
-from finercam_clip.towers.closed import PullBack, QueryTail, query_tails, recorded_rest
+from finercam_clip.towers.closed import PullBack, QueryTail, plain, query_of, query_tails, recorded_rest
 from finercam_clip.towers.tower import Transformer
 
 
@@ -25,6 +25,10 @@ def reads_with_class_token(visual: Any) -> bool:
         and block.attn.in_proj_weight is not None  # keys and values of other widths
         and block.attn.bias_k is None  # a key besides the tokens'
         and not block.attn.add_zero_attn  # a token besides
+        and plain(block.attn, nn.MultiheadAttention)  # adapters (LoRA) add to what a layer's own weights say
+        and len(block.mlp) == 3
+        and all(plain(layer, nn.Linear) for layer in (block.mlp[0], block.mlp[2]))
+        and plain(block.attn.out_proj, nn.Linear)
     )
 
 
@@ -75,29 +79,30 @@ def _class_token_rest(tower: Transformer, residual: Tensor, attended: Tensor) ->
 
 def pools_by_one_query(visual: Any) -> bool:
     """Whether the embedding is one query of the attention pool (CoCa), the others serving its text decoder."""
-    return visual.attn_pool is not None and visual.attn_pool_contrastive is None and visual.pool_type == "tok"
+    return (
+        visual.attn_pool is not None
+        and visual.attn_pool_contrastive is None
+        and visual.pool_type == "tok"
+        and plain(visual.attn_pool.attn, nn.MultiheadAttention)
+    )
 
 
 @torch.no_grad()
 def pool_query_tails(tower: Transformer, block: Callable[[Tensor], Tensor], tokens: Tensor) -> Iterator[QueryTail]:
     """What the first query of the attention pool reads of the output of the last block, whose input are `tokens`."""
     visual, pool = tower.visual, tower.visual.attn_pool
-    attention, width = pool.attn, pool.attn.embed_dim
-    own = attention.in_proj_weight
-    parts = own.chunk(3) if own is not None else [getattr(attention, f"{x}_proj_weight") for x in "qkv"]
-    bias = attention.in_proj_bias
-    query = F.linear(pool.ln_q(pool.query[:1]), parts[0], bias[:width]).view(1, attention.num_heads, -1)
+    query, weight, bias = query_of(pool.attn, pool.ln_q(pool.query))
 
     def finish(attended: Tensor) -> Tensor:
-        pooled: Tensor = visual.ln_post(attention.out_proj(attended))
+        pooled: Tensor = visual.ln_post(pool.attn.out_proj(attended))
         return pooled if visual.proj is None else pooled @ visual.proj
 
     return query_tails(
         pool.ln_k(block(tokens)),
         1,
         query,
-        torch.cat(tuple(parts[1:])),
-        bias[width:],
+        weight,
+        bias,
         lambda i, o: recorded_rest(visual, o, finish, tower.scored),
     )
 

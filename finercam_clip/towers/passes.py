@@ -50,7 +50,7 @@ def attentions(
                 blocks,
                 [tower.attention(block) for block in blocks],
                 lambda: tower.visual(forward.pixels),
-                lambda tokens: tower.scored(tower.finish(tokens, forward.pooling)),
+                lambda output: tower.scored(tower.finish(tower.tokens_of(output), forward.pooling)),
                 graph=graph,
             )
 
@@ -75,7 +75,7 @@ def tokens_with(forward: ForwardPass, attended: Tensor) -> Tensor:
     """The tokens after the last block, [n, C], if its attention gave `attended` [n, C]."""
     tower = transformer_of(forward)
     block = tower.blocks()[-1]
-    outputs: list[Tensor] = []
+    outputs: list[Any] = []
 
     def give(module: Any, args: Any, output: Any) -> Any:
         return (attended[None], None) if isinstance(output, tuple) else attended[None]
@@ -90,7 +90,7 @@ def tokens_with(forward: ForwardPass, attended: Tensor) -> Tensor:
     finally:
         for handle in handles:
             handle.remove()
-    return outputs[0][0]
+    return tower.tokens_of(outputs[0])[0]
 
 
 def patches_of(forward: ForwardPass, values: Tensor) -> Tensor:
@@ -98,13 +98,19 @@ def patches_of(forward: ForwardPass, values: Tensor) -> Tensor:
     return values[..., values.shape[-1] - forward.grid[0] * forward.grid[1] :]
 
 
-def pooled_row(forward: ForwardPass, matrix: Tensor) -> Tensor:
-    """What the pooled tokens have of each patch, [N], in a matrix between tokens [n, n]."""
+def pooled_tokens(forward: ForwardPass, weights: Tensor) -> Tensor:
+    """How much of each token is pooled, [n], where attention weights are [H, n, n]: 1 of the class token, or 1/N each.
+
+    Raises:
+        InputError: The tower pools by attention.
+    """
     pools = pools_of(forward)
     if pools == "attention":
         raise pooled_by_attention("this method")
-    rows = matrix[:1] if pools == "token" else patches_of(forward, matrix.T).T
-    return patches_of(forward, rows.mean(0))
+    share = weights.new_zeros(weights.shape[-1])
+    pooled = share[:1] if pools == "token" else patches_of(forward, share)
+    pooled.fill_(1 / len(pooled))
+    return share
 
 
 @torch.no_grad()

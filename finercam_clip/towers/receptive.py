@@ -10,6 +10,7 @@ from timm.layers.pool2d_same import AvgPool2dSame, MaxPool2dSame
 from torch import Tensor, nn
 
 from finercam_clip.geometry import pair
+from finercam_clip.towers.temporary import evaluating
 
 _SAME = (Conv2dSame, MaxPool2dSame, AvgPool2dSame)  # these pad what is missing, the larger half at the end
 _SHRINKING = (nn.Conv2d, nn.AvgPool2d, nn.MaxPool2d)
@@ -55,7 +56,8 @@ def strided_steps(part: nn.Module, size: tuple[int, int]) -> tuple[list[Step], l
     handles = [module.register_forward_hook(note) for module in part.modules() if isinstance(module, _SHRINKING)]
     weight = next(part.parameters())
     try:
-        part(weight.new_zeros(1, 3, *size))
+        with evaluating(part):
+            part(weight.new_zeros(1, 3, *size))
     finally:
         for handle in handles:
             handle.remove()

@@ -92,7 +92,7 @@ def record(
 
     def start(module: nn.Module | None, inputs: Any, output: Tensor) -> Tensor:
         leaves.append(output.detach().requires_grad_())
-        return leaves[-1]
+        return leaves[-1].clone()  # what follows may change it in place
 
     handle = None if cut.layer is None else cut.layer.register_forward_hook(start)
     tails: list[AutogradTail] = []
@@ -113,7 +113,7 @@ class _ReachedError(Exception):
 
 @torch.no_grad()
 def input_of(module: nn.Module, run: Callable[[], Any]) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """Lets `run` run a tower up to one of its modules: what that would have got, and the module as a function of it.
+    """Runs a tower (`run`) up to one of its modules: the module's input, and the module as a function of it.
 
     The function keeps the module's other arguments.
     """

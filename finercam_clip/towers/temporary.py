@@ -24,6 +24,19 @@ def frozen(module: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Inside, no part is in training mode (dropout, batch statistics); afterwards each is as it was."""
+    parts = [part for part in module.modules() if part.training]
+    try:
+        for part in parts:
+            part.training = False
+        yield
+    finally:
+        for part in parts:
+            part.training = True
+
+
 def uncompiled() -> AbstractContextManager[Any]:
     """Inside, modules that the user has compiled run as they are written: compiled ones do not see new hooks."""
     stance = getattr(torch.compiler, "set_stance", None)  # since torch 2.6

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from finercam_clip.errors import InputError
 from finercam_clip.towers.attention import TimmAttention
-from finercam_clip.towers.closed import QueryTail, query_tails, recorded_rest
+from finercam_clip.towers.closed import QueryTail, plain, query_tails, recorded_rest
 from finercam_clip.towers.receptive import convolutional_shift
 from finercam_clip.towers.tails import Cut, input_of
 from finercam_clip.towers.temporary import attributes
@@ -178,6 +178,7 @@ class TimmViT(Transformer):
             and block.attn.qkv is not None  # keys and values by layers of their own
             and getattr(block.attn, "gate", None) is None  # a gate on the output
             and isinstance(block.attn.k_norm, nn.Identity)  # a norm on the keys
+            and plain(block.attn.qkv, nn.Linear)  # adapters (LoRA) add to what a layer's own weights say
         )
 
     @torch.no_grad()
@@ -215,6 +216,7 @@ class TimmViT(Transformer):
             and (pool.latent_len == 1 or pool.pool == "token")  # of several latents the first alone is read
             and pool.pos_embed is None  # positions are added to the tokens
             and isinstance(pool.k_norm, nn.Identity)  # a norm on the keys
+            and plain(pool.kv, nn.Linear)
         )
 
     @torch.no_grad()

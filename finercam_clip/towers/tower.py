@@ -1,4 +1,4 @@
-"""What the engine knows of an image tower. A family is one subclass of `Tower`; nothing else knows a model.
+"""What the engine knows about an image tower. A family is one subclass of `Tower`; nothing else knows a model.
 
 The few abstract methods are what a family answers; the rest follows from them.
 """
@@ -16,7 +16,7 @@ from finercam_clip.errors import InputError
 from finercam_clip.objectives import unit_norm
 from finercam_clip.towers.attention import Attention, attention_of
 from finercam_clip.towers.tails import AutogradTail, Cut, Tail, record
-from finercam_clip.towers.temporary import frozen, uncompiled
+from finercam_clip.towers.temporary import evaluating, frozen, uncompiled
 
 
 class Family(NamedTuple):
@@ -100,11 +100,11 @@ class Tower(ABC):
         return size[0] // self.stride[0], size[1] // self.stride[1]
 
     def cells(self, output: Tensor) -> tuple[int, int] | None:
-        """The (h, w) that the output of another layer has by its shape. None where its shape does not tell."""
+        """The (h, w) that the output of another layer has by its shape. None if its shape does not tell."""
         return None
 
     def check_pooling(self, pooling: str) -> None:
-        """Raises InputError where the tower cannot pool so."""
+        """Raises InputError if the tower cannot pool so."""
         if pooling != "model":
             raise InputError(f"pooling '{pooling}' is for transformers with patch tokens; use pooling 'model'")
 
@@ -130,8 +130,9 @@ class Tower(ABC):
 
     @contextmanager
     def ready(self, size: tuple[int, int]) -> Iterator[None]:
-        """Inside, the tower takes images of (H, W) pixels, runs as it is written, and asks for no gradients."""
-        with uncompiled(), frozen(self.visual), nullcontext() if size == self.size else self.sized(size):
+        """Inside, the tower takes images of (H, W) pixels, runs as it is written, and neither learns nor drops out."""
+        resized = nullcontext() if size == self.size else self.sized(size)
+        with uncompiled(), evaluating(self.visual), frozen(self.visual), resized:
             yield
 
     def takes_one_size(self) -> InputError:
@@ -166,6 +167,11 @@ class Transformer(Tower):
         """The self-attention of a block."""
         return attention_of(block.attn)
 
+    def tokens_of(self, output: Any) -> Tensor:
+        """The tokens [B, n, C] in what a block gives."""
+        tokens: Tensor = output
+        return tokens
+
     def check_pooling(self, pooling: str) -> None:
         if pooling != "model" and self.pools == "attention":
             raise pooled_by_attention(f"pooling '{pooling}'")
@@ -173,13 +179,13 @@ class Transformer(Tower):
     def features(self, pixels: Tensor, pooling: str = "model") -> Tensor:
         if pooling == "model":
             return super().features(pixels)
-        outputs: list[Tensor] = []
+        outputs: list[Any] = []
         handle = self.blocks()[-1].register_forward_hook(lambda _, __, output: outputs.append(output))
         try:
             self.visual(pixels)
         finally:
             handle.remove()
-        return self.finish(outputs[0], pooling)
+        return self.finish(self.tokens_of(outputs[0]), pooling)
 
 
 def pooled_by_attention(what: str) -> InputError:

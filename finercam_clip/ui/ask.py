@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 
-import finercam_clip
 from finercam_clip.aviary import demo, world
 from finercam_clip.errors import InputError
 from finercam_clip.explainer import Explainer, ImageEncoding
 from finercam_clip.explanation import Explanation
-from finercam_clip.models.catalogue import BUNDLED, list_models
-from finercam_clip.models.classifier import PHOTOS
-from finercam_clip.options import Options, Precision
+from finercam_clip.models.catalogue import BUNDLED
+from finercam_clip.options import Options
 from finercam_clip.resolve import resolve_options
+from finercam_clip.ui.models import model_named
 
 MOST_TARGETS = 100  # of one question: nobody would look at more
-_MODELS_KEPT = 2  # besides the first: the one in use, and the last one
+_ENCODINGS_KEPT = 4  # per visitor: two that are compared, and the two before
+
+Source = tuple[str, str, str]  # what an encoding is made from: model, image file, pooling
+
+
+class IncompleteError(InputError):
+    """A question that has no image or no target yet."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,14 +29,16 @@ class Session:
     """What is kept for one visitor.
 
     Attributes:
-        source: What the encoding was made from: model, image file, pooling.
-        encoding: The visitor's image, encoded.
+        encodings: The last images, encoded, the latest last.
         answers: The answers to the last question, one per target.
+        second: The answers about the second image, if two are compared. Else it is empty.
+        known: Whether all images of the question were encoded before it was asked.
     """
 
-    source: tuple[str, str, str]
-    encoding: ImageEncoding
+    encodings: dict[Source, ImageEncoding]
     answers: tuple[Explanation, ...]
+    second: tuple[Explanation, ...] = ()
+    known: bool = False
 
 
 def ask(
@@ -41,6 +47,7 @@ def ask(
     targets: str,
     contrasts: str,
     *,
+    second: str | None = None,
     model: str = BUNDLED,
     method: str = Options.method,
     gamma: float = Options.gamma,
@@ -51,82 +58,52 @@ def ask(
     Args:
         session: The result of the last question, or None.
         image: An image file.
-        targets: One text per line. Each is asked against all contrasts.
+        targets: One text per line. Each is asked against all contrasts. A classifier that is given none explains the
+            class that it predicts for the first image, against the most similar class if there are no contrasts either.
         contrasts: One text per line.
+        second: Another image file, which is asked the same.
         model: The model's name on the page.
         method: As in `Options`.
         gamma: As in `Options`.
         named: Gives the `Explainer` for a model's name, by default `model_named`.
 
     Raises:
+        IncompleteError: There is no image or no target.
         InputError: One of these cannot be used. The message says what can.
     """
     target_texts, contrast_texts = _lines(targets), _lines(contrasts)
     if not image:
-        raise InputError("there is no image yet: drop one, or click an example")
-    if not target_texts:
-        raise InputError("there is no target: describe what to look for, as in 'a bird with a red crown'")
+        raise IncompleteError("there is no image yet: drop one, or click an example")
     if len(target_texts) > MOST_TARGETS:
         raise InputError(f"{len(target_texts)} targets are more than a page can show: give {MOST_TARGETS} at most")
     options = resolve_options({"method": method, "gamma": gamma})
-    source = (model, image, options.pooling)
-    if session is None or session.source != source:
-        encoding = (named or model_named)(model).encode(image, pooling=options.pooling)
-    else:
-        encoding = session.encoding
-    answers = tuple(encoding.explain(text, contrast_texts, method=method, gamma=gamma) for text in target_texts)
-    return Session(source, encoding, answers)
+    explainer = (named or model_named)(model)
+    if not target_texts and explainer.loaded.space.score != "logit":
+        raise IncompleteError("there is no target: describe what to look for, as in 'a bird with a red crown'")
+    kept = {} if session is None else session.encodings
+    sources: list[Source] = [(model, file, options.pooling) for file in (image, second) if file]
+    encodings = [
+        kept[source] if source in kept else explainer.encode(source[1], pooling=options.pooling) for source in sources
+    ]
+    if not target_texts:
+        target_texts = list(encodings[0].predictions(1))
+        contrast_texts = contrast_texts or list(encodings[0].explain(target_texts[0], 1).contrasts)
+    answers = [
+        tuple(encoding.explain(text, contrast_texts, method=method, gamma=gamma) for text in target_texts)
+        for encoding in encodings
+    ]
+    latest = {source: kept[source] for source in kept if source not in sources}
+    latest |= dict(zip(sources, encodings, strict=True))
+    return Session(
+        encodings=dict(list(latest.items())[-_ENCODINGS_KEPT:]),
+        answers=answers[0],
+        second=answers[1] if second else (),
+        known=all(source in kept for source in sources),
+    )
 
 
 def _lines(text: str) -> list[str]:
     return [line.strip() for line in text.splitlines() if line.strip()]
-
-
-def model_named(name: str, *, device: str | None = None, precision: Precision = "fp32") -> Explainer:
-    """Loads the model with a name on the page.
-
-    Args:
-        name: "aviary" (the bundled model), "photos", or an architecture of open_clip and its weights, with a space
-            between them.
-        device: As in `load`.
-        precision: As in `load`.
-
-    Raises:
-        InputError: There is no model with that name, or it cannot be loaded.
-    """
-    words = name.split(maxsplit=1)
-    if not words:
-        raise InputError("there is no model named: choose one, or type an architecture and its weights")
-    if words[0] == PHOTOS:
-        return finercam_clip.load_classifier(PHOTOS, device=device, precision=precision)
-    return finercam_clip.load(words[0], words[1] if len(words) > 1 else None, device=device, precision=precision)
-
-
-def model_names() -> list[str]:
-    """The names that `model_named` takes: first the models without a download, then those of open_clip."""
-    published = [f"{row.name} {tag}" for row in list_models() if row.name != BUNDLED for tag in row.weights]
-    return [BUNDLED, PHOTOS, *published]
-
-
-def name_of(explainer: Explainer) -> str:
-    """The name of a loaded model on the page."""
-    loaded = explainer.loaded
-    return loaded.name if loaded.name in (BUNDLED, PHOTOS) else f"{loaded.name} {loaded.pretrained}"
-
-
-def keeping_models(first: Explainer) -> Callable[[str], Explainer]:
-    """`model_named` for a page: keeps models in memory, the first one always and the last two others.
-
-    Args:
-        first: The model that the page begins with. The others are loaded to its device.
-    """
-    first_name, device = name_of(first), str(first.loaded.device)
-
-    @lru_cache(maxsize=_MODELS_KEPT)
-    def other(name: str) -> Explainer:
-        return model_named(name, device=device)
-
-    return lambda name: first if name == first_name else other(name)
 
 
 def examples() -> dict[str, tuple[str, str]]:

@@ -57,7 +57,7 @@ def tiny_explainer(seed: int = 0, *, quick_gelu: bool = False, **vision: Any) ->
 
 
 def timm_explainer(pool: str = "token") -> Explainer:
-    """A small random CLIP around a ViT of timm, three blocks deep."""
+    """A small random CLIP around a ViT of timm, three blocks deep, on images of 96 pixels: a grid of 6 x 6."""
     vision = {
         "timm_model_name": "vit_tiny_patch16_224",
         "timm_model_pretrained": False,
@@ -70,8 +70,9 @@ def timm_explainer(pool: str = "token") -> Explainer:
         torch.manual_seed(0)
         model = open_clip.CustomTextCLIP(embed_dim=32, vision_cfg=vision, text_cfg=text)
     del model.visual.trunk.blocks[3:]
+    model.visual.set_input_size(96)
     model.eval().requires_grad_(False)
-    return explainer_of(model, (224, 224), open_clip.SimpleTokenizer(context_length=32), name="timm")
+    return explainer_of(model, (96, 96), open_clip.SimpleTokenizer(context_length=32), name="timm")
 
 
 def model_of(explainer: Explainer) -> Any:

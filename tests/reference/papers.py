@@ -55,12 +55,17 @@ def spelt_out(explainer: Explainer, pixels: Tensor) -> list[Block]:
     return blocks
 
 
-def score(explainer: Explainer, tokens: Tensor, d: Tensor) -> Tensor:
-    """f . d of tokens after the last block."""
+def embedded(explainer: Explainer, tokens: Tensor, pool_type: str | None = None) -> Tensor:
+    """f, [D], of tokens after the last block: "tok", the class token's; "avg", the patches' mean; None, the model's."""
     visual = explainer.loaded.tower.visual
     normed = visual.ln_post(tokens)
-    pooled = normed[0] if visual.pool_type == "tok" else normed[1:].mean(0)
-    return F.normalize(pooled @ visual.proj, dim=-1) @ d
+    pooled = normed[0] if (pool_type or visual.pool_type) == "tok" else normed[1:].mean(0)
+    return F.normalize(pooled @ visual.proj, dim=-1)
+
+
+def score(explainer: Explainer, tokens: Tensor, d: Tensor) -> Tensor:
+    """f . d of tokens after the last block."""
+    return embedded(explainer, tokens) @ d
 
 
 def _patch_scores(explainer: Explainer, tokens: Tensor, d: Tensor) -> Tensor:

@@ -20,3 +20,11 @@ def page(bundled: Explainer, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         served, address = launch(bundled)
         yield served, address
         served.close(verbose=False)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Says so if the page was not tried in a browser."""
+    skipped = terminalreporter.getreports("skipped")
+    count = sum("no browser" in str(report.longrepr) for report in skipped)
+    if count:
+        terminalreporter.write_line(f"skipped: no browser ({count} tests of the page)", yellow=True)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import io
 import json
+import re
 import time
+from dataclasses import replace
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,8 @@ from finercam_clip.aviary import demo, drawing, world
 from finercam_clip.errors import InputError
 from finercam_clip.explainer import Explainer
 from finercam_clip.ui import results
-from finercam_clip.ui.ask import ask, examples, keeping_models, model_named, model_names, name_of
+from finercam_clip.ui.ask import IncompleteError, Session, ask, examples
+from finercam_clip.ui.models import keeping_models
 
 from .question import CONTRAST, DEMO, OTHER, TARGET
 
@@ -28,6 +31,13 @@ from .question import CONTRAST, DEMO, OTHER, TARGET
 def named(bundled: Explainer) -> Any:
     """The models of a page that begins with the bundled one."""
     return keeping_models(bundled)
+
+
+def picture(folder: Path, seed: int, size: int = 160) -> str:
+    """The file of a picture of the bundled bird, drawn anew."""
+    path = folder / f"bird-{seed}.png"
+    Image.fromarray(drawing.draw(demo.BIRD, seed, size=size).image).save(path)
+    return str(path)
 
 
 # ------------------------------------------------------------------------------------------------- question to answer
@@ -44,11 +54,17 @@ def test_the_answer_is_the_explainers_own(bundled: Explainer, named: Any) -> Non
 def test_an_image_is_encoded_once_for_all_its_questions(named: Any, tmp_path: Path) -> None:
     first = ask(None, DEMO, TARGET, CONTRAST, named=named)
     again = ask(first, DEMO, CONTRAST, OTHER, gamma=1, method="gradcam", named=named)
-    assert again.encoding is first.encoding
-    assert ask(again, DEMO, TARGET, "", method="clip-es", named=named).encoding is not first.encoding  # other pooling
-    other = tmp_path / "other.png"
-    Image.fromarray(drawing.draw(demo.BIRD, 7, size=160).image).save(other)
-    assert ask(again, str(other), TARGET, CONTRAST, named=named).encoding.image.shape == (160, 160, 3)
+    assert not first.known
+    assert again.known
+    assert again.encodings == first.encodings
+    assert not ask(again, DEMO, TARGET, "", method="clip-es", named=named).known  # another pooling
+    other = ask(again, picture(tmp_path, 7), TARGET, CONTRAST, named=named)
+    assert other.answers[0].image.shape == (160, 160, 3)
+    assert ask(other, DEMO, TARGET, CONTRAST, named=named).known  # the image before is kept, too
+    many = other
+    for seed in range(8, 14):
+        many = ask(many, picture(tmp_path, seed), TARGET, CONTRAST, named=named)
+    assert len(many.encodings) == 4
 
 
 @pytest.mark.timing
@@ -58,7 +74,7 @@ def test_a_further_question_takes_less_than_a_tenth_of_a_second(named: Any) -> N
     for i in range(50):  # until one does: what else the machine does is not ours
         start = time.perf_counter()
         session = ask(session, DEMO, TARGET, CONTRAST, gamma=i / 50, named=named)
-        results.html(session.answers)
+        results.html(session)
         seconds.append(time.perf_counter() - start)
         if seconds[-1] < 0.1:
             break
@@ -75,7 +91,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "bad gamma": ({"gamma": -1.0}, "gamma is a number from 0"),
     "unknown model": ({"model": "ViT-B16"}, "did you mean"),
     "model without weights": ({"model": "ViT-B-16"}, "ViT-B-16 needs weights"),
-    "no model": ({"model": " "}, "there is no model named"),
+    "no model": ({"model": " "}, "no model is named"),
     "too many": ({"targets": "\n".join(f"{TARGET} {i}" for i in range(101))}, "101 targets"),
 }
 
@@ -104,15 +120,6 @@ def test_a_page_keeps_its_first_model_and_the_last_two_others(
     assert loads == ["a", "b", "c", "a"]
 
 
-def test_a_loaded_model_goes_by_a_name_that_the_page_offers(bundled: Explainer, vit_b_16: Explainer) -> None:
-    assert name_of(bundled) == "aviary"
-    assert name_of(vit_b_16) == "ViT-B-16 random"
-    names = model_names()
-    assert names[:2] == ["aviary", "photos"]
-    assert "ViT-B-16 openai" in names
-    np.testing.assert_array_equal(model_named("aviary").embed([TARGET]), bundled.embed([TARGET]))
-
-
 def test_messages_are_the_errors_text_without_the_place_of_the_upload() -> None:
     shown = results.message(InputError("/tmp/x/y/<b>.jpg is\nno image"), "/tmp/x/y/<b>.jpg")
     assert "/tmp" not in shown
@@ -120,11 +127,68 @@ def test_messages_are_the_errors_text_without_the_place_of_the_upload() -> None:
     assert "<b>.jpg is no image" in unescape(shown)
 
 
+def test_what_is_only_missing_yet_is_no_error_to_the_eye(named: Any) -> None:
+    for changes in ({"image": None}, {"targets": " "}):
+        with pytest.raises(IncompleteError) as incomplete:
+            ask(None, named=named, **({"image": DEMO, "targets": TARGET, "contrasts": ""} | changes))
+        assert "fc-error" not in results.message(incomplete.value)
+    assert "fc-error" in results.message(InputError("no"))
+
+
+def test_a_classifier_without_a_target_explains_what_it_predicts(photos: Explainer) -> None:
+    session = ask(None, DEMO, "", "", model="photos", named=lambda name: photos)
+    (answer,) = session.answers
+    assert [answer.target] == list(photos.encode(DEMO).predictions(1))
+    np.testing.assert_array_equal(answer.grid, photos.explain(DEMO, answer.target, 1).grid)
+    (other,) = ask(session, DEMO, "", "tiger cat", model="photos", named=lambda name: photos).answers
+    assert (other.target, other.contrasts) == (answer.target, ("tiger cat",))
+
+
+# ------------------------------------------------------------------------------------------------------ two images
+
+
+def test_two_images_are_asked_the_same_and_shown_on_one_scale(named: Any, tmp_path: Path) -> None:
+    other = picture(tmp_path, 7)
+    session = ask(None, DEMO, f"{TARGET}\n{OTHER}", CONTRAST, second=other, gamma=0.3, named=named)
+    alone = ask(None, other, f"{TARGET}\n{OTHER}", CONTRAST, gamma=0.3, named=named)
+    for answer, own in zip(session.second, alone.answers, strict=True):
+        np.testing.assert_array_equal(answer.grid, own.grid)
+    shown = results.html(session)
+    assert [shown.count(f'data-shows="{place} image"') for place in ("first", "second")] == [2, 2]
+    assert shown.count("both maps on one scale") == 2  # one per target
+    assert results.picture(session).shape[1] < 1000
+    said = [(answer["image"], answer["target"]) for answer in json.loads(results.numbers(session))]
+    assert said == [(f"{place} image", text) for place in ("first", "second") for text in (TARGET, OTHER)]
+    assert ask(session, other, TARGET, CONTRAST, second=DEMO, named=named).known
+
+
+def test_one_scale_is_the_larger_of_both_maps(named: Any) -> None:
+    """The same image with an eighth of the map must be drawn as the map itself times an eighth, not stretched."""
+    (answer,) = ask(None, DEMO, TARGET, CONTRAST, named=named).answers
+    faint = replace(answer, grid=answer.grid / 8)
+    session = Session({}, (answer,), (faint,))
+    shares = [int(share) for share in re.findall(r"hottest: (\d+) %", results.html(session))]
+    highest = float(np.abs(answer.grid).max())
+    assert shares == [round(100 * answer.grid.max() / highest), round(100 * answer.grid.max() / highest / 8)]
+    pair = results.picture(session)
+    half = pair.shape[1] // 2
+    saturation = [np.ptp(side.astype(int), axis=2).max() for side in (pair[:, :half], pair[:, half:])]
+    assert saturation[1] < 0.7 * saturation[0]
+    nothing = Session({}, (replace(answer, grid=0 * answer.grid),) * 1, (replace(answer, grid=0 * answer.grid),))
+    assert results.html(nothing).count("hottest: 0 %") == 2
+
+
+def test_a_prediction_is_one_question_for_both_images(photos: Explainer, tmp_path: Path) -> None:
+    session = ask(None, DEMO, "", "", second=picture(tmp_path, 7), model="photos", named=lambda name: photos)
+    (first,), (second,) = session.answers, session.second
+    assert (first.target, first.contrasts) == (second.target, second.contrasts)
+
+
 # ------------------------------------------------------------------------------------------------- answer to pictures
 
 
 def test_one_answer_shows_target_contrast_and_difference(named: Any) -> None:
-    shown = results.html(ask(None, DEMO, TARGET, CONTRAST, named=named).answers)
+    shown = results.html(ask(None, DEMO, TARGET, CONTRAST, named=named))
     assert [shown.count(f'data-shows="{name}"') for name in ("target alone", "contrast alone", "difference")] == [1] * 3
     assert shown.count('class="fc-bar') == 2 + 1  # two texts in one frame
     assert shown.count("fc-peak") == 1
@@ -132,25 +196,25 @@ def test_one_answer_shows_target_contrast_and_difference(named: Any) -> None:
 
 def test_a_plain_map_and_a_caution(named: Any) -> None:
     plain = ask(None, DEMO, TARGET, "", named=named)
-    assert results.html(plain.answers).count("<img") == 1
+    assert results.html(plain).count("<img") == 1
     absent = ask(plain, DEMO, CONTRAST, TARGET, named=named)
-    assert "the target may not be there" in results.html(absent.answers)
+    assert "the target may not be there" in results.html(absent)
 
 
 def test_several_traits_are_a_grid_of_their_own_answers(named: Any) -> None:
     session = ask(None, DEMO, f"{TARGET}\n{OTHER}", CONTRAST, named=named)
-    shown = results.html(session.answers)
+    shown = results.html(session)
     assert shown.count('data-shows="trait"') == 2
     assert shown.index(TARGET) < shown.index(OTHER)
     alone = ask(session, DEMO, OTHER, CONTRAST, named=named)
     np.testing.assert_array_equal(session.answers[1].grid, alone.answers[0].grid)
-    assert [answer["target"] for answer in json.loads(results.numbers(session.answers))] == [TARGET, OTHER]
-    assert results.picture(session.answers).shape != results.picture(alone.answers).shape
-    assert json.loads(results.numbers(alone.answers)) == json.loads(alone.answers[0].to_json())
+    assert [answer["target"] for answer in json.loads(results.numbers(session))] == [TARGET, OTHER]
+    assert results.picture(session).shape != results.picture(alone).shape
+    assert json.loads(results.numbers(alone)) == json.loads(alone.answers[0].to_json())
 
 
 def test_downloads_are_the_picture_and_the_numbers(named: Any) -> None:
-    answers = ask(None, DEMO, TARGET, CONTRAST, named=named).answers
+    answers = ask(None, DEMO, TARGET, CONTRAST, named=named)
     kind, _, data = results.download(answers, "a.png").partition(";base64,")
     assert kind == "data:image/png"
     with Image.open(io.BytesIO(base64.b64decode(data))) as image:
@@ -163,7 +227,9 @@ def test_downloads_are_the_picture_and_the_numbers(named: Any) -> None:
 def test_texts_are_never_read_as_html(vit_b_16: Explainer) -> None:
     text = "<script>alert('no')</script> ${1 + 1} {{value}}"
     session = ask(None, DEMO, text, "&amp;", named=lambda name: vit_b_16)
-    for shown in (results.html(session.answers), results.html(session.answers * 2)):
+    several = replace(session, answers=session.answers * 2)
+    compared = replace(session, second=session.answers)
+    for shown in (results.html(session), results.html(several), results.html(compared)):
         assert "<script" not in shown
         assert "&amp;amp;" in shown
 

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+import finercam_clip.ui.models
 import finercam_clip.ui.serve
 from finercam_clip import cli
 from finercam_clip.aviary import demo, drawing
@@ -95,11 +96,11 @@ def test_only_uploads_are_read(page: tuple[Any, str], tmp_path: Path) -> None:
     uploaded.parent.mkdir()
     shutil.copy(secret, uploaded)
     served.upload_file_set.add(str(uploaded))
-    index = next(index for index, function in served.fns.items() if len(function.inputs) == 7)
+    index = next(index for index, function in served.fns.items() if len(function.inputs) == 8)
     completed = []
     for path in (uploaded, secret):
         file = {"path": str(path), "meta": {"_type": "gradio.FileData"}}
-        data = [None, file, TARGET, CONTRAST, "aviary", "hirescam", 0.6]
+        data = [None, file, None, TARGET, CONTRAST, "aviary", "hirescam", 0.6]
         body = json.dumps({"data": data, "fn_index": index, "session_hash": path.stem}).encode()
         headers = {"Content-Type": "application/json"}
         urllib.request.urlopen(urllib.request.Request(f"{address}gradio_api/queue/join", body, headers)).close()
@@ -127,3 +128,15 @@ def test_what_was_uploaded_is_gone_when_the_command_ends(tmp_path: Path) -> None
     finally:
         process.kill()
     assert not folder.exists()
+
+
+def test_the_command_opens_with_the_named_model_or_the_first_one(
+    bundled: Explainer, photos: Explainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("gradio", reason="the page is the extra `ui`")
+    served: list[Explainer] = []
+    monkeypatch.setattr(finercam_clip.ui.serve, "serve", lambda explainer, *_: served.append(explainer))
+    monkeypatch.setattr(finercam_clip.ui.models, "first_model", lambda **_: photos)
+    monkeypatch.setattr(cli.tables, "load_named", lambda arguments: bundled)
+    assert cli.main(["ui"]) == cli.main(["ui", "--model", "aviary"]) == 0
+    assert served == [photos, bundled]
