@@ -77,8 +77,8 @@ class Explanation:
         """float32 [H, W] in 0..1, on the pixels of the input image; 0 where preprocessing cropped the image away.
 
         It is the positive part of the map, divided by the map's largest absolute value. If most evidence is against
-        the target, the map stays faint. It is never stretched to 1. So does a difference that is nearly nothing beside
-        the target's own map (`render.full_scale`).
+        the target, the map stays faint. It is never stretched to 1. A difference that is nearly nothing
+        beside the target's own map stays faint, too (`render.full_scale`).
         """
         scale = render.full_scale(self.grid, self.target_grid, self.weight)
         return self.geometry.to_image(render.positive(self.grid, scale))

@@ -140,7 +140,7 @@ def classifier_of(
     reads = getattr(trunk, "global_pool", None)
     preprocess = _preprocess_of(trunk)
     visual = Backbone(trunk).to(device, dtype)
-    check_finite(visual.state_dict(), f"{name} ({origin}, {str(dtype).removeprefix('torch.')})")
+    check_finite(visual.state_dict(), f"{name} ({origin})")
     return LoadedModel(
         name=name,
         pretrained=origin,

@@ -64,8 +64,7 @@ def text_space(model: Any, tokenizer: Any, device: torch.device) -> TextSpace:
     table = _token_table(model)
     known = None if table is None else (table != 0).any(1)
     tokens = Tokens(tokenizer, None if known is None or bool(known.all()) else known)
-    scale = float(model.logit_scale.detach().float().exp())
-    if not math.isfinite(scale):
+    if not math.isfinite(float(model.logit_scale.detach().float().exp())):
         raise InputError(f"the model's logit scale is e to the power {float(model.logit_scale):g}: it is damaged")
     return TextSpace(model.encode_text, tokens, device, model.logit_scale)
 
