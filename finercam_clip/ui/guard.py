@@ -132,6 +132,11 @@ def fault_of(body: bytes, page: Any) -> str | None:
         return "the page has no such button"
     if not isinstance(data, list) or len(data) != len(function.inputs):
         return f"this question has {len(function.inputs)} parts"
+    event = question.get("event_data")
+    if any(name == "select" for _, name in function.targets) and not (
+        isinstance(event, dict) and {"index", "value"} <= set(event)
+    ):
+        return "nothing is selected"
     for value, component in zip(data, function.inputs, strict=True):
         types = _TYPES.get(component.get_block_name())
         if types is not None and (not isinstance(value, types) or isinstance(value, bool)):
