@@ -128,7 +128,7 @@ def fault_of(body: bytes, page: Any) -> str | None:
         return "this is no question"
     data, index = question.get("data"), question.get("fn_index")
     function = page.fns.get(index) if isinstance(index, int) and not isinstance(index, bool) else None
-    if function is None:
+    if function is None or function.fn is None:  # none, or one that runs in the browser
         return "the page has no such button"
     if not isinstance(data, list) or len(data) != len(function.inputs):
         return f"this question has {len(function.inputs)} parts"
