@@ -27,6 +27,11 @@ class _Parser(argparse.ArgumentParser):
         complain(f"{self.prog}: error: {message} (see {self.prog} --help)")
         self.exit(2)
 
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Prints --help and --version. argparse's own would not say that stdout is full."""
+        if message and file is not None:
+            file.write(message)
+
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands. The parsed `run` is the function of the command."""
@@ -77,15 +82,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(arguments: list[str] | None) -> int:
-    options = build_parser().parse_args(arguments)
-    if options.quiet:
-        os.environ[progress.SWITCH] = "1"
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler prints lines of its own
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning)
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         warnings.showwarning = _show_warning
         try:
+            options = build_parser().parse_args(arguments)
+            if options.quiet:
+                os.environ[progress.SWITCH] = "1"
             return options.run(options) or 0
         except InputError as error:
             complain(f"finercam-clip: error: {error}")

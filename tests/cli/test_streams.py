@@ -17,7 +17,8 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="a shell's redir
 
 def shell(line: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[bytes]:
     """Runs a line of shell in which $F is the command."""
-    command = f"{sys.executable} -m finercam_clip"
+    path = os.environ.get("PYTHONPATH", str(Path(__file__).parents[2]))
+    own = {"F": f"{sys.executable} -m finercam_clip", "PYTHONPATH": path}
     return subprocess.run(
         ["sh", "-c", line],
         cwd=folder,
