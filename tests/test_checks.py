@@ -125,9 +125,9 @@ def test_numpys_scalars_are_numbers(tiny: Explainer) -> None:
         )
         np.testing.assert_array_equal(answer.grid, expected.grid)
         assert answer.to_json() == expected.to_json()
-    side = tiny.loaded.preprocess.size[0]
-    for size in (np.int64(side), (np.int64(side), np.int32(side))):
-        assert tiny.encode(NOISE, image_size=size).grid == tiny.encode(NOISE).grid
+    height, width = tiny.loaded.preprocess.size
+    assert tiny.encode(NOISE, image_size=(np.int64(height), np.int32(width))).grid == tiny.encode(NOISE).grid
+    assert tiny.encode(NOISE, image_size=np.int64(height)).grid == tiny.encode(NOISE, image_size=height).grid
     assert expected.boxes(np.float64(0.5)) == expected.boxes(0.5)
 
 

@@ -22,9 +22,7 @@ def shell(line: str, folder: Path, **environment: str) -> subprocess.CompletedPr
     return subprocess.run(
         ["sh", "-c", line],
         cwd=folder,
-        env=os.environ
-        | {"F": command, "PYTHONPATH": os.environ.get("PYTHONPATH", str(Path(__file__).parents[2]))}
-        | environment,
+        env=os.environ | own | environment,
         capture_output=True,
         timeout=120,
         check=False,
