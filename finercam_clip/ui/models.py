@@ -45,7 +45,7 @@ def model_named(name: str, *, device: str | None = None, precision: Precision = 
     if not words:
         raise InputError("no model is named: choose one, or type an architecture and its weights")
     tags = [RANDOM, *open_clip.list_pretrained_tags_by_model(words[0])] if words[0] in open_clip.list_models() else None
-    if words[0].startswith("local-dir:") or (tags is not None and words[1:] and words[1] not in tags):
+    if words[0].startswith(("local-dir:", "hf:")) or (tags is not None and words[1:] and words[1] not in tags):
         # Whether there is such a file would tell whoever asks what lies on this machine.
         raise InputError(f"the page has no model '{name}': choose one of its list, or type hf-hub:org/repo")
     if words[0] == PHOTOS:

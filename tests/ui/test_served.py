@@ -178,7 +178,7 @@ def test_the_page_itself_may_ask_by_each_of_its_names(page: tuple[Any, str]) -> 
         assert urllib.request.urlopen(urllib.request.Request(address, None, headers)).status == 200
 
 
-@pytest.mark.parametrize("name", ["ViT-B-32 {}", "local-dir:{}", "aviary {}"])
+@pytest.mark.parametrize("name", ["ViT-B-32 {}", "local-dir:{}", "hf:{}", "aviary {}"])
 def test_a_models_name_does_not_tell_what_lies_on_the_machine(name: str, tmp_path: Path) -> None:
     (tmp_path / "there").write_text("secret")
     messages = []
