@@ -30,9 +30,10 @@ from finercam_clip import render, tables
 from finercam_clip.aviary import benchmark, demo, drawing, questions, sanity, world
 from finercam_clip.bench import CostRow
 from finercam_clip.bench import format_table as costs_table
+from finercam_clip.cli.tables import methods_table
 from finercam_clip.errors import InputError
 from finercam_clip.files import make_folder, write_whole
-from finercam_clip.methods import METHODS, methods_table
+from finercam_clip.methods import METHODS
 from finercam_clip.models.catalogue import families_table
 from finercam_clip.presets import PRESETS
 

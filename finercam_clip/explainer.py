@@ -239,7 +239,7 @@ class ImageEncoding:
 
     def _maps(self, weights: Tensor, targets: Tensor, contrasts: Tensor, options: Options) -> NDArray[np.float32]:
         """Signed maps, float32 [Q, h, w], of weighted sums of directions (see `maps_of_sums`), refined."""
-        sums = maps_of_sums(self.forward, weights, targets, contrasts, options.method)
+        sums = maps_of_sums(self.forward, weights, targets, contrasts, options)
         maps = sums.reshape(-1, *self.grid).cpu().numpy()
         if not np.isfinite(maps).all():
             raise InputError(f"the maps are not finite: the model's weights, or gamma {options.gamma:g}, are too large")

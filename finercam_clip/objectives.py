@@ -65,7 +65,9 @@ OBJECTIVES: dict[str, Objective] = {
     "probability": probability,
     "finer-softmax": finer_softmax,
     "finer-softmax-upstream": finer_softmax_upstream,
+    "finer-rectified": finer,  # with `rectified` in place of `combined`
 }
+RECTIFIED = ("finer-rectified",)
 
 
 def objective_named(name: str) -> Objective:
@@ -116,6 +118,16 @@ def combined(weights: Tensor, targets: Tensor, contrasts: Tensor) -> Tensor:
         [K, D].
     """
     return (weights[:, 1:] @ contrasts).addcmul_(weights[:, :1], targets)
+
+
+def rectified(weights: Tensor, targets: Tensor, contrasts: Tensor) -> Tensor:
+    """As `combined`, of maps: where a contrast counts negative, only its positive evidence is subtracted.
+
+    M_target - gamma * mean over contrasts of relu(M_contrast): a cell that merely speaks against a contrast does not
+    speak for the target, and no cell is above the target's own map.
+    """
+    added, subtracted = weights[:, 1:].clamp_min(0), weights[:, 1:].clamp_max(0)
+    return weights[:, :1] * targets + added @ contrasts + subtracted @ contrasts.relu()
 
 
 def unit_norm(features: Tensor) -> Tensor:

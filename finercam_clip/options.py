@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 Pooling = Literal["model", "mean", "token"]
-Objective = Literal["finer", "similarity", "probability", "finer-softmax", "finer-softmax-upstream"]
+Objective = Literal["finer", "similarity", "probability", "finer-softmax", "finer-softmax-upstream", "finer-rectified"]
 Refinement = Literal["affinity"]
 SimilarBy = Literal["logits", "concepts"]
 Score = Literal["cosine", "logit"]
@@ -65,7 +65,7 @@ class Options:
         return {name: _plain(value) for name, value in vars(self).items()}
 
 
-class Encoding(TypedDict):
+class Encoding(TypedDict, total=False):
     """The options of encoding an image, not of a question about it."""
 
     pooling: Pooling
@@ -73,15 +73,12 @@ class Encoding(TypedDict):
     layer: Layer
 
 
-class Changes(TypedDict, total=False):
+class Changes(Encoding, total=False):
     """The fields of `Options` as keyword arguments: a misspelt option is a type error."""
 
     method: str
     gamma: float
     objective: Objective
-    pooling: Pooling
-    image_size: ImageSize
-    layer: Layer
     refine: Refinement | None
     background: Texts
     templates: Texts

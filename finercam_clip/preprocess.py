@@ -98,7 +98,6 @@ class Preprocess:
 
 def _cropped(image: Image.Image, geometry: Geometry, interpolation: str) -> Image.Image:
     """The middle of the resized image, at the size of the model's input: resizing once, as the model's own does."""
-    height, width = geometry.resized
     kind = Image.Resampling.BILINEAR if interpolation == "bilinear" else Image.Resampling.BICUBIC
     (y, x), (h, w) = geometry.offset, geometry.size
-    return image.resize((width, height), kind).crop((x, y, x + w, y + h))
+    return image.resize(geometry.resized[::-1], kind).crop((x, y, x + w, y + h))

@@ -100,7 +100,7 @@ def ask(space: ConceptSpace, target: Text, contrasts: Contrasts, options: Option
         InputError: A text, a name or a number cannot be used; the message says what can.
     """
     subject = space.concept(target, "target")
-    count = contrast_count(contrasts)
+    count = checks.whole(contrasts)
     if count is None:
         others = contrast_concepts(space, contrasts)
         check_distinct(subject, others)
@@ -112,11 +112,6 @@ def ask(space: ConceptSpace, target: Text, contrasts: Contrasts, options: Option
     scenery = [concept for concept in space.background(options.background) if concept.key not in taken]
     concepts = (subject, *others, *scenery)
     return Question(space, concepts, space.directions(concepts, options.templates), options, len(scenery), count)
-
-
-def contrast_count(contrasts: object) -> int | None:
-    """The number where contrasts are one, else None."""
-    return checks.whole(contrasts)
 
 
 def contrast_concepts(space: ConceptSpace, contrasts: object) -> list[Concept]:

@@ -132,7 +132,7 @@ def test_a_run_tells_a_head_from_others(space: ClassSpace) -> None:
 def test_a_classifier_takes_names_and_neither_templates_nor_scenery(photos: Explainer) -> None:
     with pytest.raises(InputError, match="templates are for texts"):
         photos.explain(NOISE, "tiger cat", templates="templates-general")
-    with pytest.raises(InputError, match="background is of texts"):
+    with pytest.raises(InputError, match="background is for texts"):
         photos.explain(NOISE, "tiger cat", background="background")
     with pytest.raises(InputError, match="target itself"):
         photos.explain(NOISE, "tabby", ["tabby cat"])

@@ -291,6 +291,12 @@ def _with_pool(
     return small_vit(change, global_pool="map", class_token=False)
 
 
+def _key_bias(trunk: Any) -> None:
+    """Not 0, as a trained one may be; softmax does not see it unless it is turned."""
+    for block in trunk.blocks:
+        block.attn.k_bias.normal_(generator=torch.Generator().manual_seed(4))
+
+
 COCA = {"attentional_pool": True, "attn_pooler_queries": 4, "attn_pooler_heads": 4}
 CLOSED: dict[str, Callable[[], Tower]] = {
     "the class token of open_clip's ViT": _native,
@@ -300,6 +306,16 @@ CLOSED: dict[str, Callable[[], Tower]] = {
     "the same beside registers": lambda: small_vit(reg_tokens=3),
     "the same with a norm on what it attends to": lambda: small_vit(scale_attn_norm=True),
     "the class token of EVA": small_eva,
+    "the same by layers of their own": lambda: small_eva(qkv_fused=False),
+    "the same with rotary positions": lambda: small_eva(use_rot_pos_emb=True),
+    "the same with rotary positions and a bias of the keys": lambda: small_eva(_key_bias, use_rot_pos_emb=True),
+    "the same with rotary positions beside registers": lambda: small_eva(
+        use_rot_pos_emb=True, num_reg_tokens=3, qkv_fused=False
+    ),
+    "the same with rotary positions as DINOv3 has them": lambda: small_eva(
+        use_rot_pos_emb=True, rope_type="dinov3", rope_rotate_half=True, use_abs_pos_emb=False
+    ),
+    "the same with rotary positions of each head and depth": lambda: small_eva(use_rot_pos_emb=True, rope_type="mixed"),
     "the latent of an attention pool": _with_pool,
     "the first of three latents": lambda: _with_pool(latent_len=3),
 }
@@ -435,8 +451,7 @@ BREAKS: dict[str, Callable[[], Tower]] = {
     "timm: a norm on the keys": lambda: small_vit(qk_norm=True),
     "timm: a gate": lambda: small_vit(_gate),
     "timm: an adapter on q, k and v": lambda: small_vit(_adapter("blocks.1.attn.qkv")),
-    "EVA: rotary positions": lambda: small_eva(use_rot_pos_emb=True),
-    "EVA: q, k and v by layers of their own": lambda: small_eva(qkv_fused=False),
+    "EVA: an adapter on the keys": lambda: small_eva(_adapter("blocks.1.attn.k_proj"), qkv_fused=False),
     "EVA: a gate": lambda: small_eva(_gate),
     "EVA: a norm on the keys": lambda: small_eva(qk_norm=True),
     "EVA: a norm after the attention": lambda: small_eva(use_post_norm=True),

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
+import torch
 from reference.models import NOISE, TEXTS, tiny_explainer
-from reference.towers import check_alignment, pixels_of, small_convnext, small_swin, tower_named
+from reference.towers import (
+    check_alignment,
+    check_same,
+    pixels_of,
+    small_convnext,
+    small_eva,
+    small_swin,
+    small_vit,
+    tower_named,
+)
 from reference.unchanged import unchanged
+from torch import nn
 
 from finercam_clip import InputError
 from finercam_clip.explainer import Explainer
+from finercam_clip.methods import maps_of
 from finercam_clip.options import Layer
 from finercam_clip.towers import Tower
+from finercam_clip.towers.closed import MeanTail
 from finercam_clip.towers.forward import run
 from finercam_clip.towers.layers import layer_named
 
@@ -32,7 +47,7 @@ def test_a_layer_has_an_index_among_those_that_can_be_asked_or_a_modules_name(ti
         (7, r"no layer 7; layers that can be asked: transformer.resblocks.0.ln_1"),
         ("stages.3", r"there is no layer stages.3"),
         ("transformer.resblocks.1.attn", r"gives no grid of patches; layers that can be asked"),
-        ((), r"layer=\(\) names no target layer"),
+        ((), r"layer is an index \(-1 is the last\), a name, or several of these, not \(\)"),
     ],
 )
 def test_a_layer_that_is_not_there_is_an_error_that_lists_those_that_are(
@@ -122,3 +137,64 @@ def test_where_fields_are_off_their_blocks_an_earlier_stage_is_refused(name: str
     assert tower.shift != (0.0, 0.0)
     with pytest.raises(InputError, match="where the cells of this layer lie on the image is not known"):
         run(tower, pixels_of(tower.size), layer=-3)
+
+
+# ------------------------------------------------------------------------------------------------------ the last layer
+
+AVERAGES: dict[str, tuple[Callable[[], Tower], str, str]] = {  # the tower, its pooling, and what is averaged
+    "open_clip": (lambda: tiny_explainer(pool_type="avg").loaded.tower, "model", "ln_post"),
+    "open_clip, norm after the pool": (
+        lambda: tiny_explainer(pool_type="avg", final_ln_after_pool=True).loaded.tower,
+        "model",
+        "transformer",
+    ),
+    "open_clip's patches": (lambda: tiny_explainer().loaded.tower, "mean", "ln_post"),
+    "timm, norm after the pool": (lambda: small_vit(global_pool="avg", reg_tokens=2), "model", "trunk.norm"),
+    "timm, norm before": (lambda: small_vit(global_pool="avg", fc_norm=False), "model", "trunk.norm"),
+    "timm's patches": (small_vit, "mean", "trunk.norm"),
+    "EVA": (lambda: small_eva(global_pool="avg"), "model", "trunk.norm"),
+}
+
+
+@pytest.mark.parametrize("name", AVERAGES)
+def test_the_last_layer_is_what_is_averaged_by_the_graph_as_well(name: str) -> None:
+    make, pooling, module = AVERAGES[name]
+    tower = make()
+    pixels = pixels_of(tower.size, 2)
+    with unchanged(tower.visual):
+        last = run(tower, pixels, pooling, "last")
+    for one, recorded in zip(last, run(tower, pixels, pooling, module), strict=True):
+        assert isinstance(one.tail, MeanTail)
+        torch.testing.assert_close(one.tail.activations, recorded.tail.activations, rtol=1e-4, atol=1e-5)
+        check_same(one.tail, recorded.tail)
+
+
+def test_the_map_at_the_last_layer_sums_up_to_the_logit() -> None:
+    """The class activation map of a linear head on averaged patches (Zhou et al., CVPR 2016, eq. 2)."""
+    tower = small_vit(global_pool="avg", fc_norm=False)
+    tower.visual.head = nn.Identity()  # a bias stands in no map
+    classifier = type(tower)(tower.visual, tower.size, unit_norm=False)
+    forward = run(classifier, pixels_of(tower.size), layer="last")[0]
+    weights = torch.randn(5, len(forward.embedding), generator=torch.Generator().manual_seed(0))
+    for method in ("gradcam", "hirescam"):
+        torch.testing.assert_close(maps_of(forward, weights, method).sum(1), weights @ forward.embedding)
+
+
+def test_the_last_layer_of_a_network_of_feature_maps_is_its_own() -> None:
+    for tower in (small_convnext(), small_swin()):
+        own, last = (run(tower, pixels_of(tower.size), layer=layer)[0] for layer in (None, "last"))
+        check_same(last.tail, own.tail)
+
+
+@pytest.mark.parametrize("pool", ["token", "map"])
+def test_where_no_patches_are_averaged_there_is_no_last_layer(pool: str) -> None:
+    tower = small_vit(global_pool=pool)
+    by = "attention" if pool == "map" else "token"
+    with pytest.raises(InputError, match=f"'last' is for towers that average their patches; this one pools by {by}"):
+        run(tower, pixels_of(tower.size), layer="last")
+
+
+def test_other_pools_than_the_mean_of_the_patches_have_no_last_layer() -> None:
+    tower = small_vit(global_pool="avgmax")
+    with pytest.raises(InputError, match="does not average its patches alone"):
+        run(tower, pixels_of(tower.size), layer="last")

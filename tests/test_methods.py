@@ -240,3 +240,39 @@ def test_errors_say_what_there_is(tiny: Explainer) -> None:
         method_named("gradcam2")
     with pytest.raises(InputError, match="'legrad' has no target layer"):
         tiny.explain(NOISE, TEXTS[0], layer=-2, method="legrad")
+
+
+# ------------------------------------------------------------------------------------------------ rectified contrasts
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_rectified_contrast_subtracts_its_positive_evidence_alone(deep: Explainer, name: str) -> None:
+    """M_target - gamma * mean of relu(M_contrast), of the maps of each text alone; nowhere above the target's own."""
+    encoding = deep.encode(NOISE)
+    alone = encoding.heatmaps(TEXTS, method=name)
+    for gamma in (0.0, 0.6, 1.0):
+        explanation = encoding.explain(TEXTS[0], TEXTS[1:], method=name, objective="finer-rectified", gamma=gamma)
+        expected = alone[0] - gamma * np.maximum(alone[1:], 0).mean(0)
+        bound = 1e-5 * np.abs(alone).max()
+        np.testing.assert_allclose(explanation.grid, expected, rtol=0, atol=bound)
+        assert (explanation.grid <= alone[0] + bound).all()
+        np.testing.assert_allclose(explanation.target_grid, alone[0], rtol=0, atol=bound)
+        assert explanation.contrast_grid is not None
+        np.testing.assert_allclose(explanation.contrast_grid, alone[1:].mean(0), rtol=0, atol=bound)
+        batch = encoding.heatmaps(TEXTS[:1], TEXTS[1:], method=name, objective="finer-rectified", gamma=gamma)
+        np.testing.assert_allclose(batch[0], expected, rtol=0, atol=bound)
+
+
+def test_where_contrasts_are_nowhere_negative_rectified_is_linear(deep: Explainer) -> None:
+    encoding = deep.encode(NOISE)
+    alone = encoding.heatmaps(TEXTS)
+    linear, rectified = (
+        encoding.explain(TEXTS[0], TEXTS[1:2], objective=objective, gamma=0.8).grid
+        for objective in ("finer", "finer-rectified")
+    )
+    positive = alone[1] >= 0
+    assert positive.any()
+    assert not positive.all()
+    bound = 1e-5 * np.abs(alone).max()
+    np.testing.assert_allclose(rectified[positive], linear[positive], rtol=0, atol=bound)
+    assert (rectified[~positive] < linear[~positive]).all()

@@ -17,6 +17,7 @@ from finercam_clip.objectives import (
     finer_softmax,
     finer_softmax_upstream,
     objective_named,
+    rectified,
     slopes,
     unit_norm,
 )
@@ -210,3 +211,11 @@ def test_constant_weights_are_upstreams_formula() -> None:
 def test_an_unknown_objective_is_an_error_that_lists_them() -> None:
     with pytest.raises(InputError, match="finer, similarity, probability"):
         objective_named("softmax")
+
+
+def test_rectified_contrasts_are_subtracted_where_they_are_positive_and_added_as_they_are() -> None:
+    maps = torch.tensor([[1.0, -2.0, 3.0], [-1.0, 4.0, 0.0]])
+    weights = torch.tensor([[1.0, -0.5, -0.5], [0.0, 0.5, 0.5]])
+    targets = torch.tensor([[2.0, 2.0, 2.0]])
+    expected = torch.tensor([[2.0 - 0.5 * 1, 2.0 - 0.5 * 4, 2.0 - 0.5 * 3], [0.0, 1.0, 1.5]])
+    torch.testing.assert_close(rectified(weights, targets, maps), expected)

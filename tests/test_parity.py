@@ -22,6 +22,7 @@ PICTURES: dict[str, Callable[[], NDArray[np.uint8]]] = {
     "noise": lambda: np.random.default_rng(0).integers(0, 256, (224, 224, 3)).astype(np.uint8),
     "drawn bird": lambda: demo.demo_scene().image,
 }
+SLOW = pytest.mark.slow
 KINDS = {
     "gradcam": "GradCAM",
     "hirescam": "HiResCAM",
@@ -50,7 +51,9 @@ def _check(explainer: Explainer, image: NDArray[np.uint8]) -> None:
     assert sum(value > 0.99 for value in largest) >= 4  # two maps without a positive value would agree, too
 
 
-@pytest.mark.parametrize("picture", ["astronaut", "chelsea", "noise"])
+@pytest.mark.parametrize(
+    "picture", [pytest.param("astronaut", marks=SLOW), "chelsea", pytest.param("noise", marks=SLOW)]
+)
 def test_vit_b_16_random(vit_b_16: Explainer, picture: str) -> None:
     _check(vit_b_16, PICTURES[picture]())
 

@@ -34,7 +34,11 @@ def _blocks(page: Path, kinds: tuple[str, ...]) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_python_blocks_run_one_after_the_other(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_python_blocks_run_one_after_the_other(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    if "from_pretrained" in page.read_text(encoding="utf-8"):
+        _small_models_of_hugging_face(monkeypatch, request)
     (tmp_path / "finercam_clip" / "aviary").mkdir(parents=True)
     picture = "finercam_clip/aviary/demo.png"
     (tmp_path / picture).write_bytes((ROOT / picture).read_bytes())
@@ -46,6 +50,15 @@ def test_python_blocks_run_one_after_the_other(page: Path, tmp_path: Path, monke
         compiled = compile(code, str(page), "exec")
         if not NOT_RUN.search(before):
             exec(compiled, names)
+
+
+def _small_models_of_hugging_face(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """`from_pretrained` gives random weights of the true architecture: there is no hub."""
+    from reference.hub import hub_model, transformers
+
+    processor = request.getfixturevalue("processors")["clip"]
+    monkeypatch.setattr(transformers.AutoModel, "from_pretrained", lambda name: hub_model("clip"))
+    monkeypatch.setattr(transformers.AutoProcessor, "from_pretrained", lambda name: processor)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -5,6 +5,7 @@ The questions are those of `questions`; the answer to each is known to the pixel
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -37,6 +38,7 @@ FIGURES = (
     "auroc",
 )  # of a `Row`
 _COMPARED = ("pointing", "near", "energy", "precision", "drop")  # the figures that an objective can change
+_DIFFERENCES = (("finer", "similarity"), ("finer-rectified", "similarity"), ("finer-rectified", "finer"))
 _BATCH = 32
 
 Scores = dict[str, float]  # from each figure's name to its value for one question
@@ -50,7 +52,7 @@ class Row:
     Attributes:
         kind: One of `questions.KINDS`.
         method: A method or a preset; empty if the figures do not depend on it.
-        objective: An objective, or "finer - similarity": the differences of the two, question by question.
+        objective: An objective; or "finer - similarity" and its like: the differences of two, question by question.
         questions: How many questions were asked.
         figures: For each figure its mean over the questions and the ends of its 95 % bootstrap interval.
 
@@ -78,6 +80,7 @@ def evaluate(
     kinds: Sequence[str] = tuple(KINDS),
     methods: Sequence[str],
     objectives: Sequence[str] = ("similarity", "finer"),
+    gamma: float = Options.gamma,
     questions: int = 200,
     seed: int = 0,
 ) -> list[Row]:
@@ -88,6 +91,7 @@ def evaluate(
         kinds: Of `questions.KINDS`.
         methods: Methods and presets.
         objectives: Each is asked with each method.
+        gamma: How strongly the contrast is subtracted.
         questions: How many questions of each kind.
         seed: The first question's; the others follow one by one.
 
@@ -102,19 +106,21 @@ def evaluate(
         scores: dict[Setting, list[Scores]] = {}
         for start in progress.each(range(0, questions, _BATCH), f"{kind} questions", unit="batch"):
             batch = [make_question(kind, seed + i) for i in range(start, min(start + _BATCH, questions))]
-            new = {("", ""): _presence(explainer, batch)} if kind == "absent" else _scores(explainer, batch, settings)
+            absent = kind == "absent"
+            new = {("", ""): _presence(explainer, batch)} if absent else _scores(explainer, batch, settings, gamma)
             for setting, values in new.items():
                 scores.setdefault(setting, []).extend(values)
-        for method in methods if kind != "absent" and {"finer", "similarity"} <= set(objectives) else ():
-            pairs = zip(scores[method, "finer"], scores[method, "similarity"], strict=True)
-            differences = [{name: finer[name] - plain[name] for name in _COMPARED} for finer, plain in pairs]
-            scores[method, "finer - similarity"] = differences
+        for method, (one, other) in itertools.product(methods if kind != "absent" else (), _DIFFERENCES):
+            if {one, other} <= set(objectives):
+                pairs = zip(scores[method, one], scores[method, other], strict=True)
+                differences = [{name: a[name] - b[name] for name in _COMPARED} for a, b in pairs]
+                scores[method, f"{one} - {other}"] = differences
         rows += [_row(kind, setting, values) for setting, values in scores.items()]
     return rows
 
 
 def _scores(
-    explainer: Explainer, batch: Sequence[BirdQuestion], settings: Sequence[Setting]
+    explainer: Explainer, batch: Sequence[BirdQuestion], settings: Sequence[Setting], gamma: float
 ) -> dict[Setting, list[Scores]]:
     """The figures of every question of a batch, under every method and objective."""
     images = [question.scene.image for question in batch]
@@ -124,6 +130,7 @@ def _scores(
     for method, objective in settings:
         # A preset brings its own objective. Without contrast it keeps its other options and takes the similarity.
         changes: dict[str, Any] = {} if method in PRESETS and objective == "finer" else {"objective": objective}
+        changes |= {"gamma": gamma}
         pooling = resolve_options({"method": method}).pooling
         encodings = whole if pooling == Options.pooling else explainer.encode(images, pooling=pooling)
         explanations = [

@@ -6,6 +6,7 @@ import argparse
 import json
 from typing import Any
 
+from finercam_clip import tables
 from finercam_clip.cli.arguments import AddCommand, add_model_arguments, load_named
 from finercam_clip.errors import InputError
 
@@ -31,9 +32,15 @@ def _add_methods(add_command: AddCommand) -> None:
 
 
 def _methods(arguments: argparse.Namespace) -> None:
-    from finercam_clip.methods import methods_table
-
     print(methods_table())
+
+
+def methods_table() -> str:
+    """The table of methods in Markdown."""
+    from finercam_clip.methods import METHODS
+
+    rows = [(f"`{name}`", m.source, m.towers, "yes" if m.linear else "") for name, m in METHODS.items()]
+    return tables.markdown(("method", "source", "towers", "linear in the direction"), rows)
 
 
 def _add_models(add_command: AddCommand) -> None:
@@ -129,6 +136,7 @@ def _add_evaluate(add_command: AddCommand) -> None:
         help="aviary: repeat for several, or 'all' (default: hirescam and gradcam)",
     )
     command.add_argument("--objective", action="append", help="aviary: repeat for several (similarity and finer)")
+    command.add_argument("--gamma", type=float, default=0.6, help="aviary: comparison strength (%(default)s)")
     command.add_argument("--json", action="store_true", help="print as JSON")
     add_model_arguments(command)
 
@@ -154,6 +162,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
             kinds=arguments.kind or list(questions.KINDS),
             methods=[*METHODS, *PRESETS] if "all" in (arguments.method or []) else arguments.method or _EVALUATED,
             objectives=arguments.objective or ["similarity", "finer"],
+            gamma=arguments.gamma,
             **settings,
         )
         rows, table = [vars(result) for result in results], benchmark.format_table(results)

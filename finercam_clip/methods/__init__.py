@@ -14,9 +14,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from finercam_clip import objectives, tables
+from finercam_clip import objectives
 from finercam_clip.errors import InputError
 from finercam_clip.methods import attention, dense, gradients, perturbation
+from finercam_clip.options import Options
 from finercam_clip.presets import PRESETS
 from finercam_clip.towers.forward import ForwardPass
 from finercam_clip.towers.tails import Tail
@@ -74,9 +75,9 @@ METHODS: dict[str, Method] = {
     "legrad": Method("Bousselham et al., ICCV 2025", of_pass=attention.legrad, towers="transformers", linear=False),
     "chefer": Method("Chefer et al., ICCV 2021", of_pass=attention.chefer, towers=_POOLED, linear=False),
     "rollout": Method("Abnar and Zuidema, ACL 2020", of_pass=attention.rollout, towers=_POOLED, linear=False),
-    "maskclip": Method("Zhou et al., ECCV 2022", of_pass=dense.maskclip, towers=_POOLED),
-    "clip-surgery": Method("Li et al., 2023", of_pass=dense.clip_surgery, towers=_POOLED),
-    "sclip": Method("Wang et al., ECCV 2024", of_pass=dense.sclip, towers=_POOLED),
+    "maskclip": Method("Zhou et al., ECCV 2022", of_pass=dense.maskclip, towers="transformers"),
+    "clip-surgery": Method("Li et al., 2023", of_pass=dense.clip_surgery, towers="transformers"),
+    "sclip": Method("Wang et al., ECCV 2024", of_pass=dense.sclip, towers="transformers"),
     "scorecam": Method("Wang et al., CVPRW 2020", of_pass=perturbation.scorecam, linear=False, slow=True),
     "occlusion": Method("Zeiler and Fergus, ECCV 2014", of_pass=perturbation.occlusion, slow=True),
     "rise": Method("Petsiuk et al., BMVC 2018", of_pass=perturbation.rise, slow=True),
@@ -105,7 +106,7 @@ def maps_of(forward: ForwardPass, directions: Tensor, name: str) -> Tensor:
     return _pulled_back(forward, directions, method)
 
 
-def maps_of_sums(forward: ForwardPass, weights: Tensor, targets: Tensor, contrasts: Tensor, name: str) -> Tensor:
+def maps_of_sums(forward: ForwardPass, weights: Tensor, targets: Tensor, contrasts: Tensor, options: Options) -> Tensor:
     """The signed maps of Q sums of directions, float32 [Q, N]. The one place where a difference of maps is taken.
 
     It comes before ReLU and any scaling. A linear method subtracts directions, any other one signed maps.
@@ -115,12 +116,14 @@ def maps_of_sums(forward: ForwardPass, weights: Tensor, targets: Tensor, contras
         weights: What each direction counts for in each sum, its target first, [Q, 1 + M].
         targets: [Q, D], one per sum, or [1, D], the same for every one.
         contrasts: [M, D], the same for every sum.
-        name: The method's.
+        options: Method and objective; some objectives subtract rectified maps (`objectives.RECTIFIED`).
     """
-    if method_named(name).linear:
+    name, rectified = options.method, options.objective in objectives.RECTIFIED
+    if method_named(name).linear and not rectified:
         return maps_of(forward, objectives.combined(weights, targets, contrasts), name)
     alone = maps_of(forward, torch.cat([targets, contrasts]), name)
-    return objectives.combined(weights, alone[: len(targets)], alone[len(targets) :])
+    combined = objectives.rectified if rectified else objectives.combined
+    return combined(weights, alone[: len(targets)], alone[len(targets) :])
 
 
 def _pulled_back(forward: ForwardPass, directions: Tensor, method: Method) -> Tensor:
@@ -128,9 +131,3 @@ def _pulled_back(forward: ForwardPass, directions: Tensor, method: Method) -> Te
     # is asked.
     chunks = torch.split(directions, _DIRECTIONS if method.linear else 1)
     return torch.cat([method.maps(forward, chunk).detach() for chunk in chunks])
-
-
-def methods_table() -> str:
-    """The table of methods in Markdown."""
-    rows = [(f"`{name}`", m.source, m.towers, "yes" if m.linear else "") for name, m in METHODS.items()]
-    return tables.markdown(("method", "source", "towers", "linear in the direction"), rows)

@@ -1,5 +1,8 @@
 """Methods that give every patch an embedding of its own, by a path beside the model's; the map is its cosine with the
 direction. All are linear in the direction. The score stays the model's own: only the map comes from the other path.
+
+An attention pool reads each patch as if there were no other: its weight is 1, and its value goes the pool's own way to
+the embedding, through the MLP as well.
 """
 
 from __future__ import annotations
@@ -9,11 +12,19 @@ from torch import Tensor
 
 from finercam_clip.towers.attention import mixed
 from finercam_clip.towers.forward import ForwardPass
-from finercam_clip.towers.passes import attentions, embedded_patches, tokens_before, tokens_with, transformer_of
+from finercam_clip.towers.passes import (
+    attentions,
+    embedded_patches,
+    pools_of,
+    tokens_before,
+    tokens_with,
+    transformer_of,
+)
 
 
 def maskclip(forward: ForwardPass, directions: Tensor) -> Tensor:
-    """MaskCLIP (Zhou et al., ECCV 2022, sec. 3.2): in the last block every patch attends to itself alone."""
+    """MaskCLIP (Zhou et al., ECCV 2022, sec. 3.2): in the last attention every patch attends to itself alone. That is
+    the attention pool where there is one (as in the paper's ResNets), else the last block's."""
     return directions @ forward.once("maskclip", lambda: _maskclip_features(forward)).T
 
 
@@ -34,6 +45,8 @@ def clip_surgery(forward: ForwardPass, directions: Tensor) -> Tensor:
 
 
 def _maskclip_features(forward: ForwardPass) -> Tensor:
+    if pools_of(forward) == "attention":
+        return embedded_patches(forward, tokens_with(forward))
     attention = attentions(forward, 1)
     value = attention.projected(-1)[2]
     itself = torch.eye(value.shape[1], device=value.device).expand(len(value), -1, -1)

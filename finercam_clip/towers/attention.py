@@ -125,12 +125,20 @@ class TimmAttention:
         output: Tensor = self.module.proj(self.module.norm(heads) if hasattr(self.module, "norm") else heads)
         return output
 
-    def qkv_bias(self) -> Tensor | None:
-        """The bias of `qkv`, which EVA keeps in three."""
-        if getattr(self.module, "q_bias", None) is not None:
-            return torch.cat([self.module.q_bias, self.module.k_bias, self.module.v_bias])
-        bias: Tensor | None = self.module.qkv.bias
-        return bias
+    def qkv_bias(self) -> Tensor:
+        """The bias of queries, keys and values, which EVA keeps in three; 0 where there is none."""
+        module = self.module
+        if module.qkv is None:
+            layers = (module.q_proj, module.k_proj, module.v_proj)
+            return torch.cat([_bias_of(layer) for layer in layers])
+        if getattr(module, "q_bias", None) is not None:
+            return torch.cat([module.q_bias, module.k_bias, module.v_bias])
+        return _bias_of(module.qkv)
+
+
+def _bias_of(layer: Any) -> Tensor:
+    bias: Tensor = layer.weight.new_zeros(len(layer.weight)) if layer.bias is None else layer.bias
+    return bias
 
 
 @dataclass(frozen=True, eq=False)

@@ -61,6 +61,32 @@ class MeanToken:
 
 
 @dataclass(frozen=True, eq=False)
+class TurnedKeys:
+    """What takes the place of the one query where rotary positions turn each patch's key by a rotation R_n of its own.
+
+    A score is then q . R_n W_k a_n, as if each patch were read by a query of its own, R_n^T q.
+
+    Attributes:
+        queries: R_n^T q / sqrt(c), [N, H, c].
+        keys: W_k a_n, not turned, [N, H, c].
+        key_weight: W_k, [H, c, C].
+    """
+
+    queries: Tensor
+    keys: Tensor
+    key_weight: Tensor
+
+    def pulled(self, values: Tensor) -> Tensor:
+        """Each patch's key at every patch's place, by weighted values [N, H, c]: [N, H, c]."""
+        scores = torch.einsum("mhc,nhc->nmh", self.queries, self.keys)
+        return torch.einsum("nmh,mhc->nhc", scores, values)
+
+    def gradient(self, slopes: Tensor) -> Tensor:
+        """Slopes at the scores [N, H] -> at the activations [N, C]."""
+        return torch.einsum("nh,nhc,hck->nk", slopes, self.queries, self.key_weight)
+
+
+@dataclass(frozen=True, eq=False)
 class QueryTail:
     """A `Tail` in closed form: the row of attention of the query that reads the patches last.
 
@@ -78,6 +104,7 @@ class QueryTail:
         value_weight: W_v, [H, c, C].
         pull_back_rest: The rest of the tower backwards: cotangents at f [K, D] -> at o [K, H c].
         mean: The terms that are there only if the query depends on A.
+        turned: What stands in place of `query_keys` only if rotary positions turn the keys.
     """
 
     activations: Tensor
@@ -91,21 +118,25 @@ class QueryTail:
     value_weight: Tensor
     pull_back_rest: PullBack
     mean: MeanToken | None = None
+    turned: TurnedKeys | None = None
 
     def pull_back(self, directions: Tensor) -> Tensor:
         """Cotangents at o, [K, H c], for directions [K, D]: matrix products back through the last MLP."""
-        norms = directions.norm(dim=1, keepdim=True).clamp_min(1e-12)
-        cotangents: Tensor = self.pull_back_rest(directions / norms).float() * norms
-        return cotangents
+        return _pulled_back(self.pull_back_rest, directions)
 
     def shift_features(self) -> Tensor:
         """[N, H c]: their product with o's cotangent is Grad-CAM's map, A times the mean gradient over patches.
 
         A shift of all patches adds one number to every patch's score, and the patches' total attention to the values.
+        Where keys are turned it adds to each score what that patch's rotation makes of it.
         """
         mass = self.weights.sum(0)[:, None]
-        pulled = torch.einsum("nh,nhc->hc", self.weights, self._values_less_output)
-        features = (mass * self.values + self.scores[..., None] * pulled) / len(self.weights)
+        if self.turned is None:
+            pulled = torch.einsum("nh,nhc->hc", self.weights, self._values_less_output)
+            by_scores = self.scores[..., None] * pulled
+        else:
+            by_scores = self.turned.pulled(self.weights[..., None] * self._values_less_output)
+        features = (mass * self.values + by_scores) / len(self.weights)
         return self._with_mean(features).flatten(1)
 
     def gate_features(self) -> Tensor:
@@ -118,8 +149,9 @@ class QueryTail:
         for row in self.pull_back(directions):
             cotangent = row.view_as(self.attended)
             through_values = torch.einsum("hc,hck->hk", cotangent, self.value_weight)
-            through_scores = torch.einsum("hc,nhc->nh", cotangent, self._values_less_output)
-            gradient = self.weights @ through_values + (self.weights * through_scores) @ self.query_keys
+            slopes = self.weights * torch.einsum("hc,nhc->nh", cotangent, self._values_less_output)
+            by_scores = slopes @ self.query_keys if self.turned is None else self.turned.gradient(slopes)
+            gradient = self.weights @ through_values + by_scores
             if self.mean is not None:
                 gradient = gradient + self.mean.gradient(cotangent, through_values, self.query_keys)
             yield gradient
@@ -130,6 +162,46 @@ class QueryTail:
 
     def _with_mean(self, features: Tensor) -> Tensor:
         return features if self.mean is None else features + self.mean.features(self.values, self.scores)
+
+
+@dataclass(frozen=True, eq=False)
+class MeanTail:
+    """A `Tail` in closed form where the patches are averaged: the class activation map (Zhou et al., CVPR 2016, eq. 2).
+
+    Every patch has the same gradient, so that Grad-CAM and HiResCAM are one map. It is exact: where the way from the
+    mean to the score is linear, the map sums up to the score.
+
+    Attributes:
+        activations: A, what is averaged, [N, C].
+        embedding: f, [D].
+        pull_back_rest: From cotangents at f [K, D] to cotangents at the mean [K, C].
+    """
+
+    activations: Tensor
+    embedding: Tensor
+    pull_back_rest: PullBack
+
+    def pull_back(self, directions: Tensor) -> Tensor:
+        """Cotangents at the mean, [K, C], for directions [K, D]."""
+        return _pulled_back(self.pull_back_rest, directions)
+
+    def gate_features(self) -> Tensor:
+        """[N, C]: their product with the mean's cotangent is the map."""
+        return self.activations / len(self.activations)
+
+    shift_features = gate_features
+
+    def gradients(self, directions: Tensor) -> Iterator[Tensor]:
+        """dL/da_n = g / N, g the cotangent at the mean."""
+        for row in self.pull_back(directions):
+            yield (row / len(self.activations)).expand_as(self.activations)
+
+
+def _pulled_back(pull_back_rest: PullBack, directions: Tensor) -> Tensor:
+    """By unit cotangents: half precision neither overflows nor underflows."""
+    norms = directions.norm(dim=1, keepdim=True).clamp_min(1e-12)
+    cotangents: Tensor = pull_back_rest(directions / norms).float() * norms
+    return cotangents
 
 
 def plain(module: Any, kind: type[nn.Module]) -> bool:
@@ -160,6 +232,7 @@ def query_tails(
     weight: Tensor,
     bias: Tensor,
     rest: Callable[[int, Tensor], tuple[Tensor, PullBack]],
+    turn: Callable[[Tensor], Tensor] | None = None,
 ) -> Iterator[QueryTail]:
     """One tail per image where a query reads tokens.
 
@@ -171,6 +244,7 @@ def query_tails(
         bias: [2 H c], of keys and values.
         rest: The number of the image, and its attention output o [H c] before the projection -> f, and the way back
             from cotangents at f [K, D] to cotangents at o [K, H c].
+        turn: What rotary positions make of keys [B, n, H, c], linear in each.
     """
     heads, width = query.shape[1:]
     key_weight, value_weight = weight.chunk(2)
@@ -181,8 +255,15 @@ def query_tails(
     queries = (query.float() * width**-0.5).expand(len(tokens), -1, -1)
     # Without their biases: W_k a, W_v a. The key bias adds the same number to every score of a head, which softmax does
     # not see.
-    scores = torch.einsum("bhc,bnhc->bnh", queries, split(F.linear(tokens, key_weight)))
-    weights = scores.softmax(1)
+    keys = split(F.linear(tokens, key_weight))
+    turned_queries = None
+    if turn is None:
+        scores = torch.einsum("bhc,bnhc->bnh", queries, keys)
+        weights = scores.softmax(1)
+    else:  # what is turned back is the query, so that scores are linear in W_k a; a bias of the keys counts then
+        turned_queries = torch.func.vjp(turn, keys)[1](queries[:, None].expand_as(keys))[0]
+        scores = (turned_queries * keys).sum(-1)
+        weights = (scores + (turned_queries * split(bias[: len(key_weight)])).sum(-1)).softmax(1)
     value_bias = split(bias[len(key_weight) :])
     values = split(F.linear(tokens, value_weight))
     attended = torch.einsum("bnh,bnhc->bhc", weights, values) + value_bias
@@ -201,6 +282,9 @@ def query_tails(
             query_keys=query_keys[i],
             value_weight=value_heads,
             pull_back_rest=pull_back,
+            turned=None
+            if turned_queries is None
+            else TurnedKeys(turned_queries[i, prefix:], keys[i, prefix:], key_heads),
         )
 
 

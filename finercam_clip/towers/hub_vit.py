@@ -15,7 +15,7 @@ from finercam_clip.towers.attention import Attention
 from finercam_clip.towers.closed import QueryTail, plain, query_of, query_tails, recorded_rest
 from finercam_clip.towers.tails import Cut, Tail, input_of
 from finercam_clip.towers.temporary import attributes
-from finercam_clip.towers.tower import Family, Transformer, pooled_by_attention
+from finercam_clip.towers.tower import Family, Transformer
 
 
 class HubVisual(nn.Module):
@@ -169,9 +169,12 @@ class HubViT(Transformer):
         embedding: Tensor = self.visual.projection(pooled)
         return embedding
 
+    def averaged(self, tokens: Tensor, pooling: str) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        return self.patches(self.model.post_layernorm(tokens)), self.visual.projection
+
     def project(self, tokens: Tensor) -> Tensor:
         if self.pools == "attention":
-            raise pooled_by_attention("an embedding of every patch")
+            return self.finish(tokens[:, None], "model")
         projected: Tensor = self.visual.projection(self.model.post_layernorm(tokens))
         return projected
 

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from finercam_clip.errors import InputError
-from finercam_clip.towers.tails import AutogradTail, Cut
-from finercam_clip.towers.tower import Tower
+from finercam_clip.towers.closed import MeanTail, recorded_rest
+from finercam_clip.towers.tails import Cut, Tail
+from finercam_clip.towers.tower import Tower, Transformer
+
+LAST = "last"
 
 
-def tails_at(tower: Tower, pixels: Tensor, pooling: str, layer: int | str) -> list[AutogradTail]:
+def tails_at(tower: Tower, pixels: Tensor, pooling: str, layer: int | str) -> Sequence[Tail]:
     """One tail per image with another layer's output as A: the whole tower is run, with a graph from there on.
+
+    The layer "last" has a closed form (`last_tails`).
 
     Args:
         tower: The tower.
@@ -25,6 +31,8 @@ def tails_at(tower: Tower, pixels: Tensor, pooling: str, layer: int | str) -> li
         InputError: There is no such layer, its output is no grid of patches, or no gradient reaches them.
     """
     tower.check_pooling(pooling)
+    if layer == LAST:
+        return last_tails(tower, pixels, pooling)
     module = layer_named(tower, layer)
     name = _names_of(tower, [module])[0]
     try:
@@ -39,6 +47,30 @@ def tails_at(tower: Tower, pixels: Tensor, pooling: str, layer: int | str) -> li
             f"no gradient reaches the patches at layer {name}, so its maps would be empty; {_usable_layers(tower)}"
         )
     return tails
+
+
+@torch.no_grad()
+def last_tails(tower: Tower, pixels: Tensor, pooling: str) -> list[Tail]:
+    """One tail per image at what is averaged in the end: the class activation map. Questions cost next to nothing.
+
+    A network of feature maps is asked at its own layer, which is that already.
+
+    Raises:
+        InputError: Patches are not averaged.
+    """
+    if not isinstance(tower, Transformer):
+        return list(tower.tails(pixels, pooling))
+    pools = tower.pools if pooling == "model" else pooling
+    if pools != "mean":
+        raise InputError(f"layer '{LAST}' is for towers that average their patches; this one pools by {pools}")
+    outputs: list[Any] = []
+    handle = tower.blocks()[-1].register_forward_hook(lambda _, __, output: outputs.append(output))
+    try:
+        tower.visual(pixels)
+    finally:
+        handle.remove()
+    patches, rest = tower.averaged(tower.tokens_of(outputs[0]), pooling)
+    return [MeanTail(one.float(), *recorded_rest(tower.visual, one.mean(0), rest, tower.scored)) for one in patches]
 
 
 def layer_named(tower: Tower, layer: int | str) -> nn.Module:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +13,19 @@ from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor, nn
 
 from finercam_clip.towers.closed import PullBack, QueryTail, plain, query_of, query_tails, recorded_rest
+from finercam_clip.towers.temporary import attributes
 from finercam_clip.towers.tower import Transformer
+
+
+def closed_form(
+    tower: Transformer, block: Callable[[Tensor], Tensor], tokens: Tensor, pooling: str
+) -> Callable[[], Iterator[QueryTail]] | None:
+    """The tails in closed form, where there are any, of the last block, whose input are `tokens` [B, n, C]."""
+    if pooling != "mean" and reads_with_class_token(tower.visual):
+        return partial(class_token_tails, tower, tokens)
+    if pooling == "model" and pools_by_one_query(tower.visual):
+        return partial(pool_query_tails, tower, block, tokens)
+    return None
 
 
 def reads_with_class_token(visual: Any) -> bool:
@@ -85,6 +99,13 @@ def pools_by_one_query(visual: Any) -> bool:
         and visual.pool_type == "tok"
         and plain(visual.attn_pool.attn, nn.MultiheadAttention)
     )
+
+
+def first_query_alone(visual: Any) -> AbstractContextManager[None]:
+    """Inside, the attention pool has no queries but the one that the embedding is made of."""
+    if not pools_by_one_query(visual):
+        return nullcontext()
+    return attributes(visual.attn_pool, query=nn.Parameter(visual.attn_pool.query[:1].detach(), requires_grad=False))
 
 
 @torch.no_grad()

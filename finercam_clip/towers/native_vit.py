@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from functools import partial
 from typing import Any
 
 from open_clip.transformer import VisionTransformer
 from torch import Tensor
 
-from finercam_clip.towers.native_closed import (
-    class_token_tails,
-    pool_query_tails,
-    pools_by_one_query,
-    reads_with_class_token,
-)
-from finercam_clip.towers.tails import Cut, Tail, input_of
+from finercam_clip.towers.native_closed import closed_form, first_query_alone
+from finercam_clip.towers.tails import Cut, input_of
 from finercam_clip.towers.temporary import resized_positions
-from finercam_clip.towers.tower import Family, Transformer, pooled_by_attention
+from finercam_clip.towers.tower import Family, Transformer
 
 
 class NativeViT(Transformer):
@@ -68,11 +62,7 @@ class NativeViT(Transformer):
 
     def cut(self, pixels: Tensor, pooling: str) -> Cut:
         tokens, block = input_of(self.blocks()[-1], lambda: self.visual(pixels))
-        closed: Callable[[], Iterator[Tail]] | None = None
-        if pooling != "mean" and reads_with_class_token(self.visual):
-            closed = partial(class_token_tails, self, tokens)
-        elif pooling == "model" and pools_by_one_query(self.visual):
-            closed = partial(pool_query_tails, self, block, tokens)
+        closed = closed_form(self, block, tokens, pooling)
         return Cut(tokens, lambda x: self.finish(block(x), pooling), self.layers()[-1], closed)
 
     def finish(self, tokens: Tensor, pooling: str) -> Tensor:
@@ -80,14 +70,20 @@ class NativeViT(Transformer):
         if pooling == "model":
             pooled: Tensor = visual._pool(tokens)[0]
             return pooled if visual.proj is None else pooled @ visual.proj
-        after = visual.final_ln_after_pool
-        tokens = tokens if after else visual.ln_post(tokens)
-        pooled = tokens[:, 0] if pooling == "token" else tokens[:, 1:].mean(1)  # CLIP-ES's mean over the patch tokens
-        pooled = visual.ln_post(pooled) if after else pooled
-        return pooled if visual.proj is None else pooled @ visual.proj
+        if pooling == "token":
+            return self.project(tokens[:, 0])
+        patches, rest = self.averaged(tokens, pooling)  # CLIP-ES's mean over the patch tokens
+        return rest(patches.mean(1))
+
+    def averaged(self, tokens: Tensor, pooling: str) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        visual = self.visual
+        if visual.final_ln_after_pool:
+            return tokens[:, 1:], self.project
+        return visual.ln_post(tokens)[:, 1:], lambda mean: mean if visual.proj is None else mean @ visual.proj
 
     def project(self, tokens: Tensor) -> Tensor:
         if self.pools == "attention":
-            raise pooled_by_attention("an embedding of every patch")
+            with first_query_alone(self.visual):
+                return self.finish(tokens[:, None], "model")
         normed: Tensor = self.visual.ln_post(tokens)
         return normed if self.visual.proj is None else normed @ self.visual.proj

@@ -71,13 +71,15 @@ def tokens_before(forward: ForwardPass, block: Any) -> Tensor:
 
 
 @torch.no_grad()
-def tokens_with(forward: ForwardPass, attended: Tensor) -> Tensor:
-    """The tokens after the last block, [n, C], if its attention gave `attended` [n, C]."""
+def tokens_with(forward: ForwardPass, attended: Tensor | None = None) -> Tensor:
+    """The tokens after the last block, [n, C]; with `attended` [n, C] as they were if its attention gave that."""
     tower = transformer_of(forward)
     block = tower.blocks()[-1]
     outputs: list[Any] = []
 
     def give(module: Any, args: Any, output: Any) -> Any:
+        if attended is None:
+            return output
         return (attended[None], None) if isinstance(output, tuple) else attended[None]
 
     handles = [

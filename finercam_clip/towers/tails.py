@@ -112,11 +112,8 @@ class _ReachedError(Exception):
 
 
 @torch.no_grad()
-def input_of(module: nn.Module, run: Callable[[], Any]) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """Runs a tower (`run`) up to one of its modules: the module's input, and the module as a function of it.
-
-    The function keeps the module's other arguments.
-    """
+def arguments_of(module: nn.Module, run: Callable[[], Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Runs a tower (`run`) up to one of its modules, and gives what that is called with."""
     calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
 
     def stop(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -130,5 +127,10 @@ def input_of(module: nn.Module, run: Callable[[], Any]) -> tuple[Tensor, Callabl
         pass
     finally:
         handle.remove()
-    ((tokens, *others), named), *_ = calls
+    return calls[0]
+
+
+def input_of(module: nn.Module, run: Callable[[], Any]) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """As `arguments_of`: the module's input, and the module as a function of it, which keeps the other arguments."""
+    (tokens, *others), named = arguments_of(module, run)
     return tokens, lambda x: module(x, *others, **named)

@@ -15,6 +15,7 @@ from timm.layers.attention_pool import AttentionPoolLatent
 from timm.layers.format import Format
 from timm.layers.hybrid_embed import HybridEmbed
 from timm.layers.mlp import GluMlp, Mlp, SwiGLU
+from timm.layers.pos_embed_sincos import apply_rot_embed_cat
 from timm.models.eva import EvaAttention, EvaBlock, EvaBlockPostNorm
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
@@ -23,9 +24,9 @@ from finercam_clip.errors import InputError
 from finercam_clip.towers.attention import TimmAttention
 from finercam_clip.towers.closed import QueryTail, plain, query_tails, recorded_rest
 from finercam_clip.towers.receptive import convolutional_shift
-from finercam_clip.towers.tails import Cut, input_of
+from finercam_clip.towers.tails import Cut, arguments_of, input_of
 from finercam_clip.towers.temporary import attributes
-from finercam_clip.towers.tower import Family, Transformer, pooled_by_attention
+from finercam_clip.towers.tower import Family, Transformer
 
 _MODULES = ("vision_transformer", "eva", "vitamin", "vision_transformer_relpos", "vision_transformer_hybrid")
 
@@ -130,7 +131,9 @@ class TimmViT(Transformer):
             closed = None
         else:
             rest = lambda x: self._finish_class_token(block, x, pooling)  # noqa: E731
-            closed = partial(self._class_token_tails, tokens, pooling) if self._reads_with_class_token() else None
+            closed = (
+                partial(self._class_token_tails, tokens, block, pooling) if self._reads_with_class_token() else None
+            )
         return Cut(tokens, rest, None if layer in list(trunk.blocks) else layer, closed)
 
     def finish(self, tokens: Tensor, pooling: str) -> Tensor:
@@ -141,16 +144,30 @@ class TimmViT(Transformer):
         else:
             self.check_pooling(pooling)
             one = normed[:, 0] if pooling == "token" else self.patches(normed).mean(1)
-            pooled = trunk.head(trunk.fc_norm(one))
+            return self._projected(one)
         output: Tensor = self.visual.head(pooled)
         return output
 
-    def project(self, tokens: Tensor) -> Tensor:
-        if self.pools == "attention":
-            raise pooled_by_attention("an embedding of every patch")
+    def averaged(self, tokens: Tensor, pooling: str) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         trunk = self.trunk
-        projected: Tensor = self.visual.head(trunk.head(trunk.fc_norm(trunk.norm(tokens))))
-        return projected
+        if pooling == "model" and (trunk.global_pool != "avg" or getattr(trunk, "pool_include_prefix", False)):
+            raise InputError(f"{type(trunk).__name__} does not average its patches alone: choose another layer")
+        return self.patches(trunk.norm(tokens)), self._projected
+
+    def _projected(self, pooled: Tensor) -> Tensor:
+        output: Tensor = self.visual.head(self.trunk.head(self.trunk.fc_norm(pooled)))
+        return output
+
+    def project(self, tokens: Tensor) -> Tensor:
+        trunk = self.trunk
+        if self.pools == "attention":
+            if getattr(trunk.attn_pool, "pos_embed", None) is not None:
+                raise InputError(
+                    f"the attention pool of {type(trunk).__name__} adds positions: it reads no single token"
+                )
+            with attributes(trunk, **({"pool_include_prefix": True} if hasattr(trunk, "pool_include_prefix") else {})):
+                return self.finish(tokens[:, None], "model")
+        return self._projected(trunk.norm(tokens))
 
     def _finish_class_token(self, block: Callable[[Tensor], Tensor], tokens: Tensor, pooling: str) -> Tensor:
         """`finish` of the last block's output, where its class token alone is read.
@@ -174,20 +191,20 @@ class TimmViT(Transformer):
         block = self.trunk.blocks[-1]
         return (
             (type(block), type(getattr(block, "attn", None))) in ((Block, Attention), (EvaBlock, EvaAttention))
-            and getattr(self.trunk, "rope", None) is None  # rotary positions turn the keys
-            and block.attn.qkv is not None  # keys and values by layers of their own
             and getattr(block.attn, "gate", None) is None  # a gate on the output
             and isinstance(block.attn.k_norm, nn.Identity)  # a norm on the keys
-            and plain(block.attn.qkv, nn.Linear)  # adapters (LoRA) add to what a layer's own weights say
+            and all(plain(layer, nn.Linear) for layer in _projections(block.attn))  # no adapters (LoRA) beside them
         )
 
     @torch.no_grad()
-    def _class_token_tails(self, tokens: Tensor, pooling: str) -> Iterator[QueryTail]:
-        """What the class token reads in the last block, whose input are `tokens` [B, n, C]."""
+    def _class_token_tails(self, tokens: Tensor, run: Callable[[Tensor], Tensor], pooling: str) -> Iterator[QueryTail]:
+        """What the class token reads in the last block, whose input are `tokens` [B, n, C]; `run` is that block."""
         trunk, block = self.trunk, self.trunk.blocks[-1]
-        attention, normed = TimmAttention(block.attn), block.norm1(tokens)
-        weight, bias = block.attn.qkv.weight, attention.qkv_bias()
-        bias = weight.new_zeros(len(weight)) if bias is None else bias
+        attention = TimmAttention(block.attn)
+        (normed, *_), named = arguments_of(block.attn, lambda: run(tokens))
+        rope = named.get("rope")
+        layers = _projections(block.attn)
+        weight, bias = torch.cat([layer.weight for layer in layers]), attention.qkv_bias()
         width = len(weight) // 3
         query = F.linear(normed[:, 0], weight[:width], bias[:width]).view(len(tokens), block.attn.num_heads, -1)
 
@@ -206,6 +223,7 @@ class TimmViT(Transformer):
             weight[width:],
             bias[width:],
             lambda i, o: recorded_rest(self.visual, o, lambda leaf: finish(i, leaf), self.scored),
+            None if rope is None else partial(_turned, block.attn, rope),
         )
 
     def _reads_with_one_latent(self) -> bool:
@@ -239,3 +257,16 @@ class TimmViT(Transformer):
         return query_tails(
             features, prefix, query, weight, bias, lambda i, o: recorded_rest(self.visual, o, finish, self.scored)
         )
+
+
+def _projections(attention: Any) -> list[Any]:
+    """The layers of queries, keys and values, in this order: one for all, or three."""
+    return [attention.qkv] if attention.qkv is not None else [attention.q_proj, attention.k_proj, attention.v_proj]
+
+
+def _turned(attention: Any, rope: Tensor, keys: Tensor) -> Tensor:
+    """Keys [B, n, H, c] by their places' rotations: as `attention` itself turns them."""
+    prefix, half = attention.num_prefix_tokens, getattr(attention, "rotate_half", False)
+    by_head = keys.transpose(1, 2)
+    patches = apply_rot_embed_cat(by_head[:, :, prefix:], rope.to(keys.dtype), **({"half": True} if half else {}))
+    return torch.cat([by_head[:, :, :prefix], patches], 2).transpose(1, 2)

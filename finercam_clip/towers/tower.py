@@ -6,7 +6,7 @@ The few abstract methods are what a family answers; the rest follows from them.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, ClassVar, NamedTuple
 
@@ -161,7 +161,11 @@ class Transformer(Tower):
 
     @abstractmethod
     def project(self, tokens: Tensor) -> Tensor:
-        """Tokens after the last block [n, C], each by itself -> embedding space [n, D]."""
+        """Tokens after the last block [n, C], each pooled by itself -> embedding space [n, D]."""
+
+    @abstractmethod
+    def averaged(self, tokens: Tensor, pooling: str) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        """What is averaged of tokens after the last block, [B, N, C], and the way from the mean to the embedding."""
 
     def attention(self, block: Any) -> Attention:
         """The self-attention of a block."""
