@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -313,6 +314,96 @@ def test_the_command_prints_the_report(birds: Path, capsys: pytest.CaptureFixtur
     assert "broken.jpg: is not an image" in out
     assert "kaggle datasets download" in out
     assert err == ""
+
+
+# ----------------------------------------------------------------------------------------- nothing is lost in silence
+
+TABLES: dict[str, tuple[str, str]] = {
+    "unclosed quote": ('image,target\na.png,"a bird\nb.png,a bird\nc.png,a bird\n', "line 2.*quote"),
+    "quote in the middle": ('image,target\na.png,a bird\nb.png,"a "bird\n', "line 3"),
+    "too many fields": ("image,target\na.png,a bird, with a red crown\n", "line 2: 3 fields for 2 columns"),
+    "no target": ("image,target\na.png,a bird\nb.png\n", "line 3"),
+    "column twice": ("image,target,image\na.png,x,b.png\n", "twice"),
+    "misspelt column": ("image,target,contrast\na.png,x,y\n", "did you mean contrasts"),
+    "field of two lines": ('image,target\na.png,"a\nb"\n', "line 2"),
+    "huge field": (f"image,target\na.png,{'x' * 200_000}\n", "line 2"),
+    "zero byte": ("image,target\na\0.png,x\n", "line 2"),
+}
+
+
+@pytest.mark.parametrize(("text", "message"), TABLES.values(), ids=TABLES)
+def test_every_row_is_read_as_meant_or_refused_with_its_line(
+    text: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in "abc":
+        draw(tmp_path / f"{name}.png")
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(InputError, match=message):
+        open_dataset(tmp_path / "t.csv")
+    assert main(["dataset", "check", str(tmp_path / "t.csv")]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+OUTSIDE = ["../../x.jpg", "/etc/x.jpg", "a/../../../x.jpg"]
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_names_in_cubs_files_stay_under_their_root(cub: Path, name: str) -> None:
+    path = cub / "images.txt"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([f"{lines[0].split()[0]} {name}", *lines[1:], ""]))
+    with pytest.raises(InputError, match=r"images\.txt, line 1.*leads out"):
+        open_dataset(cub)
+
+
+CUB_HARM: dict[str, tuple[str, str]] = {
+    "unknown part": ("parts/part_locs.txt", "1 99 1.0 2.0 1\n"),
+    "words for coordinates": ("parts/part_locs.txt", "1 1 left top 1\n"),
+    "no finite coordinates": ("parts/part_locs.txt", "1 1 nan inf 1\n"),
+    "too few columns": ("parts/part_locs.txt", "1 1\n"),
+    "unknown attribute": ("attributes/image_attribute_labels.txt", "1 9999 1 1 1\n"),
+    "an image twice": ("images.txt", "1 a.jpg\n1 b.jpg\n"),
+    "a name twice": ("images.txt", "1 a.jpg\n2 a.jpg\n"),
+    "no class": ("image_class_labels.txt", "99 1\n"),
+    "no text": ("classes.txt", "\x00\x01"),
+}
+
+
+@pytest.mark.parametrize(("name", "text"), CUB_HARM.values(), ids=CUB_HARM)
+def test_a_row_of_cub_that_cannot_be_used_is_one_line_with_its_file(cub: Path, name: str, text: str) -> None:
+    (cub / name).parent.mkdir(exist_ok=True)
+    (cub / name).write_text(text)
+    with pytest.raises(InputError, match=Path(name).name):
+        open_dataset(cub)
+
+
+def test_a_folder_that_cannot_be_read_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draw(tmp_path / "red" / "1.png")
+    draw(tmp_path / "blue" / "1.png")
+    scan = os.scandir
+
+    def refuse(path: str | Path) -> object:
+        if Path(path).name == "blue":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    dataset = open_dataset(tmp_path)
+    assert list(dataset.left_out) == ["blue/"]
+    assert set(check(dataset).unreadable) == {"blue/"}
+    assert main(["dataset", "check", str(tmp_path)]) == 1
+    assert "blue" in capsys.readouterr().out
+
+
+def test_folders_that_link_to_each_other_are_walked_through_once(tmp_path: Path) -> None:
+    draw(tmp_path / "set" / "red" / "1.png")
+    draw(tmp_path / "elsewhere" / "2.png")
+    (tmp_path / "set" / "red" / "up").symlink_to(tmp_path / "set")
+    (tmp_path / "set" / "a").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "set" / "b").symlink_to(tmp_path / "elsewhere")
+    assert [item.name for item in open_dataset(tmp_path / "set").items] == ["a/2.png", "red/1.png"]
 
 
 # --------------------------------------------------------------------------------------------- for a model, with labels

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from finercam_clip.cli.arguments import (
     AddCommand,
@@ -12,6 +11,7 @@ from finercam_clip.cli.arguments import (
     add_question_arguments,
     given_options,
     load_named,
+    path,
     report_left_out,
 )
 from finercam_clip.errors import InputError
@@ -32,9 +32,9 @@ def _add_generate(add_command: AddCommand) -> None:
         "finercam-clip generate stanford_cars/test --head classifier_cars_DINO.pth --output run",
         "finercam-clip generate imagenet/val --classifier photos --output run",
     )
-    command.add_argument("dataset", nargs="?", type=Path, help="a folder, a list file, or a CSV of questions")
-    command.add_argument("--dataset_path", type=Path, help="the same")
-    command.add_argument("--output", "--save_path", type=Path, required=True, help="the run's folder")
+    command.add_argument("dataset", nargs="?", type=path, help="a folder, a list file, or a CSV of questions")
+    command.add_argument("--dataset_path", type=path, help="the same")
+    command.add_argument("--output", "--save_path", type=path, required=True, help="the run's folder")
     command.add_argument("--split", help="only this part of the data set: train, test, ...")
     command.add_argument("--target", help="one concept for all images, instead of each one's class")
     command.add_argument("--contrast", action="append", help="what it is told apart from; repeat for several")
@@ -81,10 +81,10 @@ def _add_visualize(add_command: AddCommand) -> None:
         _visualize,
         "finercam-clip visualize run",
     )
-    command.add_argument("folder", nargs="?", type=Path, metavar="run", help="the folder that generate wrote")
-    command.add_argument("--cams_path", type=Path, help="the same")
-    command.add_argument("--output", "--save_path", type=Path, help="where to (RUN/pictures)")
-    command.add_argument("--dataset", "--dataset_path", type=Path, help="where the images lie now, if they were moved")
+    command.add_argument("folder", nargs="?", type=path, metavar="run", help="the folder that generate wrote")
+    command.add_argument("--cams_path", type=path, help="the same")
+    command.add_argument("--output", "--save_path", type=path, help="where to (RUN/pictures)")
+    command.add_argument("--dataset", "--dataset_path", type=path, help="where the images lie now, if they were moved")
     command.add_argument("--limit", type=int, help="only the first so many images")
 
 
@@ -113,7 +113,7 @@ def _add_dataset(add_command: AddCommand) -> None:
         "finercam-clip dataset check imagenet/val --classifier photos",
     )
     command.add_argument("what", choices=["check"])
-    command.add_argument("dataset", type=Path, help="a folder, a list file, or a CSV of questions")
+    command.add_argument("dataset", type=path, help="a folder, a list file, or a CSV of questions")
     add_labels_argument(command)
     add_model_arguments(command)
 

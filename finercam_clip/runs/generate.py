@@ -32,7 +32,6 @@ from finercam_clip.runs.asking import (
     given,
     questions_of,
     settings_of,
-    try_out,
 )
 from finercam_clip.runs.folder import (
     check_run,
@@ -44,6 +43,7 @@ from finercam_clip.runs.folder import (
     write_unreadable,
 )
 from finercam_clip.runs.records import Record, line_of
+from finercam_clip.trial import try_out
 
 BATCH = 16  # images per forward pass
 _MOST_PIXELS = 512_000_000  # of pictures in memory at a time
