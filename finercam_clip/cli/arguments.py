@@ -141,8 +141,8 @@ def load_named(arguments: argparse.Namespace, classes: Sequence[str] = ()) -> fi
 
 def inputs_of(arguments: argparse.Namespace) -> list[Path]:
     """The files and folders that the arguments name, none of which may be written over. Names of other things count."""
-    names = ("image", "dataset", "concepts", "labels", "vocabulary", "templates", "background")
-    names += ("pretrained", "head", "classes")
+    names = ["image", "dataset", "concepts", "labels", "vocabulary", "templates", "background"]
+    names += ["pretrained", "head", "classes"]
     values = [getattr(arguments, name, None) for name in names]
     return [Path(value) for value in values if value and "\0" not in str(value)]
 
