@@ -48,9 +48,7 @@ def families_table() -> str:
     rows = []
     for tower in FAMILIES:
         family = tower.family
-        rows.append(
-            (f"`{family.name}`", str(names.count(family.name) or ""), family.towers, family.layer, family.pooling)
-        )
+        rows.append((f"`{family.name}`", str(names.count(family.name)), family.towers, family.layer, family.pooling))
     return tables.markdown(("family", "architectures", "towers", "target layer", "pooling"), rows, numbers=(1,))
 
 
