@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,7 +31,12 @@ def shell(line: str, folder: Path, **environment: str) -> subprocess.CompletedPr
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
-@pytest.mark.parametrize("words", ["methods", "models", "methods --help", "dataset check ."])
+def _slow(words: str) -> Any:
+    """Each starts a process, which imports torch: one of a kind is in the ordinary run."""
+    return pytest.param(words, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("words", ["methods", *map(_slow, ["models", "methods --help", "dataset check ."])])
 def test_a_full_stdout_is_one_line_and_exit_code_1(words: str, folder: Path) -> None:
     done = shell(f"$F {words} > /dev/full", folder)
     assert done.returncode == 1
@@ -39,14 +45,16 @@ def test_a_full_stdout_is_one_line_and_exit_code_1(words: str, folder: Path) -> 
     assert "No space left on device" in line
 
 
-@pytest.mark.parametrize("words", ["methods", "models", "models --json"])
+@pytest.mark.parametrize("words", ["models", *map(_slow, ["methods", "models --json"])])
 def test_a_reader_that_has_enough_ends_the_command_in_silence(words: str, folder: Path) -> None:
     done = shell(f"{{ $F {words}; echo code $? >&2; }} | head -c 10 > /dev/null", folder)
     assert done.stderr.decode().split() in (["code", "0"], ["code", "1"])
 
 
 @pytest.mark.parametrize("where", [">&-", "2>&-", ">&- 2>&-", "2> /dev/full", "<&-"])
-@pytest.mark.parametrize("words", ["explain nowhere.png --target x", "explain", "dataset check nowhere", "nothing"])
+@pytest.mark.parametrize(
+    "words", ["dataset check nowhere", *map(_slow, ["explain nowhere.png --target x", "explain", "nothing"])]
+)
 def test_a_mistake_is_exit_code_2_whoever_reads_it(words: str, where: str, folder: Path) -> None:
     done = shell(f"$F {words} {where}", folder)
     assert done.returncode == 2
