@@ -160,3 +160,10 @@ def test_a_wrong_classifier_is_one_line(arguments: dict[str, Any], message: str,
     with pytest.raises(InputError, match=message) as error:
         finercam_clip.load_classifier(**arguments)
     assert "\n" not in str(error.value)
+
+
+def test_half_precision_on_a_cpu_says_that_it_computes_in_full() -> None:
+    """CPUs have no kernels for convolutions in fp16: an image would take a minute."""
+    with pytest.warns(UserWarning, match="computing in fp32"):
+        explainer = finercam_clip.load_classifier("resnet18", pretrained="random", precision="fp16", device="cpu")
+    assert explainer.loaded.dtype == torch.float32

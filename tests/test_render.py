@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from itertools import pairwise
 from pathlib import Path
 
@@ -382,3 +383,13 @@ def test_a_picture_that_a_format_cannot_hold_is_an_error(tmp_path: Path) -> None
     with pytest.raises(InputError, match="does not fit the format"):
         write_picture(tmp_path / "crown.webp", np.zeros((2, 20000, 3), np.uint8))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_caption_of_eight_thousand_letters_is_wrapped_at_once() -> None:
+    """What is measured is a small multiple of what is shown, however long a word is."""
+    image = np.zeros((64, 64, 3), np.uint8)
+    began = time.monotonic()
+    for text in ("w" * 8000, "\u8d64" * 8000, "red " * 2000):
+        sheet([Tile(image, text, text, note=text)], 1)
+        panel([Tile(image, "image", text, note=text)])
+    assert time.monotonic() - began < 20

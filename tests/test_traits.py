@@ -171,6 +171,8 @@ ODD: dict[str, str] = {
     "tab": "crown:\n\t- a",
     "a bomb": "a: &a [x, x, x, x, x, x, x, x, x]\n"
     + "".join(f"{b}: &{b} [{', '.join(9 * [f'*{a}'])}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)),
+    "a bomb in one trait": "crown:\n- &a [x, x, x, x, x, x, x, x, x]\n"
+    + "".join(f"- &{b} [{', '.join(9 * [f'*{a}'])}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)),
     "a bomb of merges": "a: &a {x: 1}\n"
     + "".join(f"{b}: &{b} {{<<: [{', '.join(9 * [f'*{a}'])}]}}\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)),
 }
