@@ -102,6 +102,36 @@ def loaded_classifier(
     return classifier_of(trunk, backbone, origin, names, device=place, dtype=dtype, rows=rows, pooling=pooling)
 
 
+def loaded_backbone(
+    backbone: str, pretrained: str | Path | None, pooling: str | None, device: str | None, precision: str
+) -> LoadedModel:
+    """Loads a classifier whose head is yet to be fitted: its one class, "?", has a logit of 0. See `load_backbone`."""
+    if not isinstance(backbone, str):
+        raise InputError(f"a backbone is named by a text, not {shown(backbone)}")
+    dtype, place = dtype_named(precision), device_named(device)
+    if pooling is not None:
+        choice(pooling, get_args(Pooling), "pooling")
+    checkpoint = None if pretrained in (None, RANDOM) else str(place_of(pretrained, "pretrained"))
+    trunk, origin = _trunk(backbone, RANDOM if pretrained == RANDOM else checkpoint, True)
+    trunk.eval().requires_grad_(False)
+    rows = torch.zeros(1, _width(trunk)), torch.zeros(1)
+    return classifier_of(trunk, backbone, origin, ["?"], device=place, dtype=dtype, rows=rows, pooling=pooling)
+
+
+def _width(trunk: Any) -> int:
+    """How many features a head reads."""
+    return int(getattr(trunk, "head_hidden_size", None) or trunk.num_features)
+
+
+def pooling_of(loaded: LoadedModel) -> str:
+    """What a classifier's head reads, in the words of `load_classifier`."""
+    trunk = getattr(loaded.tower.visual, "trunk", None)
+    if not hasattr(trunk, "num_prefix_tokens") or getattr(trunk, "attn_pool", None) is not None:
+        return "model"
+    own = {pool: name for name, pool in _GLOBAL_POOL.items()}
+    return own.get(str(getattr(trunk, "global_pool", None)), "model")
+
+
 def classifier_of(
     trunk: Any,
     name: str,
@@ -134,7 +164,7 @@ def classifier_of(
     weight, bias = rows
     space = named_head(weight, bias, names)
     _pool(trunk, pooling or "model", name)
-    width = getattr(trunk, "head_hidden_size", None) or trunk.num_features
+    width = _width(trunk)
     if weight.shape[1] != width:
         raise InputError(f"the head reads {weight.shape[1]} features, {name} gives {width}: it is another backbone's")
     reads = getattr(trunk, "global_pool", None)
