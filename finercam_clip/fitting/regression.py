@@ -102,6 +102,7 @@ def _loss_of(
             warnings.simplefilter("ignore")
             regression.set_params(C=strength).fit(standard[train], labels[train])
         chances = regression.predict_proba(standard[test])
-        return float(-np.log(np.maximum(chances[np.arange(len(test)), labels[test]], 1e-300)).mean())
+        right: Matrix = chances[np.arange(len(test)), labels[test]]
+        return float(-np.log(np.maximum(right, 1e-300)).mean())
 
     return loss

@@ -16,7 +16,6 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from finercam_clip import checks
-
 from finercam_clip.errors import InputError, one_line, shown
 from finercam_clip.files import write_whole
 from finercam_clip.paths import check_file, look, place
