@@ -22,7 +22,7 @@ from finercam_clip.datasets import DataSet, open_dataset
 from finercam_clip.errors import InputError, UnfinishedError, shown
 from finercam_clip.evaluation.intervals import Interval, share
 from finercam_clip.explainer import Explainer
-from finercam_clip.files import check_folder, check_no_input, check_writable, locked, make_folder
+from finercam_clip.files import check_folder, check_no_input, check_writable
 from finercam_clip.fitting.features import Features, features_of
 from finercam_clip.fitting.plan import Plan, planned
 from finercam_clip.fitting.regression import check_installed, fitted
@@ -33,7 +33,7 @@ from finercam_clip.models.classifier import pooling_of
 from finercam_clip.models.fitted import IN_MEMORY
 from finercam_clip.models.heads import FITTED, HeadNotes, write_head
 from finercam_clip.models.loading import RANDOM
-from finercam_clip.paths import is_file, is_folder, place, reason, resolved, same_file
+from finercam_clip.paths import is_file, is_folder, place, resolved, same_file
 from finercam_clip.tensors import fingerprint_of
 
 BATCH = 32  # images per forward pass
@@ -125,13 +125,7 @@ def fit(
     check_no_input(head, [Path(loaded.pretrained)])
     size = _try_out(explainer, image_size)
     items = (*plan.fitted, *plan.measured)
-    make_folder(folder)
-    try:
-        with locked(folder):
-            kept = features_of(explainer, items, folder, image_size, batch)
-    except OSError as error:
-        why = f"{folder} cannot be written to: {reason(error)}"
-        raise UnfinishedError(f"{why}; features that are done stay: run the same again to go on") from error
+    kept = features_of(explainer, items, folder, image_size, batch)
     plan = _readable(plan, kept)
     weight, bias, strength = fitted(
         kept.of(plan.fitted).numpy(),

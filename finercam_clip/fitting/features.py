@@ -2,7 +2,7 @@
 
 FOLDER/<key>/settings.json      the model and how its images were prepared; the key is a digest of it
 FOLDER/<key>/00000.safetensors  the features of one batch, float32 [n, D], and the fingerprints of its images
-FOLDER/.lock                    there while a process works in the folder
+FOLDER/<key>/.lock              there while a process works in the folder
 
 A file is written whole when its batch is done, so that a killed process loses no more than one batch. Features belong
 to the content of an image file: one that is renamed, copied or moved to another split is found again. While size and
@@ -27,14 +27,14 @@ from torch import Tensor
 from finercam_clip import progress
 from finercam_clip.batches import in_batches
 from finercam_clip.datasets import Item
-from finercam_clip.errors import InputError
+from finercam_clip.errors import InputError, UnfinishedError
 from finercam_clip.explainer import Explainer
-from finercam_clip.files import make_folder, write_whole
+from finercam_clip.files import PART, locked, make_folder, write_whole
 from finercam_clip.images import read_with_fingerprint
 from finercam_clip.loaded import LoadedModel
 from finercam_clip.models.classifier import pooling_of
 from finercam_clip.options import ImageSize
-from finercam_clip.paths import Fingerprint, check_file, entries, fingerprint, look, opened
+from finercam_clip.paths import Fingerprint, check_file, entries, fingerprint, look, opened, reason
 from finercam_clip.tensors import check_finite, fingerprint_of
 
 _IMAGES = "images"  # the key of a file's metadata
@@ -135,14 +135,27 @@ def features_of(
     Args:
         explainer: The model.
         items: The images.
-        folder: Where features are kept. Only whoever holds its lock may work in it.
+        folder: Where features are kept, of any number of models.
         image_size: Size of the model's input (see `Options`).
         batch: Images per forward pass.
 
     Raises:
-        InputError: The folder cannot be written to, or the model's features are not finite.
+        InputError: The folder cannot be written to, or another process is computing the same.
+        UnfinishedError: Work stopped in the middle. What is done stays.
     """
-    store = _opened(folder, settings_of(explainer.loaded, image_size))
+    text = json.dumps(settings_of(explainer.loaded, image_size), indent=1)
+    place = make_folder(folder / hashlib.sha256(text.encode()).hexdigest()[:_KEY])
+    with locked(place):
+        try:
+            return _computed(explainer, items, _opened(place, text), image_size, batch)
+        except (InputError, OSError) as error:
+            why = error if isinstance(error, InputError) else f"{place} cannot be written to: {reason(error)}"
+            raise UnfinishedError(f"{why}; features that are done stay: run the same again to go on") from error
+
+
+def _computed(
+    explainer: Explainer, items: Sequence[Item], store: _Store, image_size: ImageSize, batch: int
+) -> Features:
     digests: dict[str, str] = {}
     unreadable: dict[str, str] = {}
     missing: list[Item] = []
@@ -171,11 +184,9 @@ def features_of(
     return Features({name: store.rows[digest] for name, digest in digests.items()}, digests, computed, unreadable)
 
 
-def _opened(folder: Path, settings: dict[str, Any]) -> _Store:
-    """The features that a folder holds of a model. A file of ours that is damaged is removed: it is computed anew."""
-    text = json.dumps(settings, indent=1)
-    place = folder / hashlib.sha256(text.encode()).hexdigest()[:_KEY]
-    store = _Store(make_folder(place))
+def _opened(place: Path, text: str) -> _Store:
+    """The features that a folder holds of a model. What was not written whole is removed, and computed anew."""
+    store = _Store(place)
     if look(place / "settings.json") is None:
         write_whole(place / "settings.json", (text + "\n").encode())
     for entry in entries(place):
@@ -187,6 +198,8 @@ def _opened(folder: Path, settings: dict[str, Any]) -> _Store:
                 continue
             store.keep(*content)
             store.written = int(number[1]) + 1
+        elif entry.name.endswith(PART):
+            Path(entry.path).unlink()
     return store
 
 
