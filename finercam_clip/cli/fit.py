@@ -40,7 +40,7 @@ def add_commands(add_command: AddCommand) -> None:
     command.add_argument("--seed", type=int, default=0, help="of what is held out, and of the folds (%(default)s)")
     command.add_argument("--C", type=float, help="inverse strength of regularisation (default: by cross-validation)")
     command.add_argument("--features", type=Path, help="the folder of features (NAME.features beside the output)")
-    command.add_argument("--batch", type=int, default=32, help="images per forward pass (%(default)s)")
+    command.add_argument("--batch", type=int, default=8, help="images per forward pass (%(default)s)")
     command.add_argument("--device", help="cuda, cpu, mps (default: CUDA if there is one)")
     command.add_argument("--precision", default="fp32", help="fp32, fp16, bf16 (%(default)s)")
     command.add_argument("--json", action="store_true", help="print everything as JSON instead of a summary")

@@ -36,7 +36,7 @@ from finercam_clip.models.loading import RANDOM
 from finercam_clip.paths import is_file, is_folder, place, resolved, same_file
 from finercam_clip.tensors import fingerprint_of
 
-BATCH = 32  # images per forward pass
+BATCH = 8  # images per forward pass; on a CPU more at a time are slower
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,7 @@ from numpy.typing import NDArray
 from finercam_clip import progress
 from finercam_clip.errors import InputError
 
-STRENGTHS: tuple[float, ...] = tuple(
-    10.0 ** (power / 2) for power in range(-10, 7)
-)  # scikit-learn's C, from 1e-5 to 1e3
+STRENGTHS: tuple[float, ...] = tuple(10.0 ** (half / 2) for half in range(-10, 7))  # scikit-learn's C, 1e-5 to 1e3
 _FOLDS = 3
 _ITERATIONS = 2000
 
