@@ -271,12 +271,26 @@ def write_picture(path: str | Path, image: Picture) -> Path:
         InputError: The ending is another, the place cannot be written to, or the format cannot hold such a picture.
     """
     path = check_output(path)
+    return write_whole(path, encoded(path, image))
+
+
+def encoded(path: Path, image: Picture) -> bytes:
+    """The bytes of a picture's file.
+
+    Args:
+        path: The file, which is not written. Its ending says the format.
+        image: uint8 [H, W, 3] RGB.
+
+    Raises:
+        InputError: The format cannot hold such a picture.
+    """
     done, data = cv2.imencode(path.suffix.lower(), np.ascontiguousarray(image[..., ::-1]))
     if not done:
         raise InputError(
             f"{path}: a picture of {image.shape[1]} x {image.shape[0]} does not fit the format {path.suffix}"
         )
-    return write_whole(path, data.tobytes())
+    compressed: bytes = data.tobytes()
+    return compressed
 
 
 def check_output(path: str | Path) -> Path:

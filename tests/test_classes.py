@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from reference.classifiers import classes_of
 from reference.models import NOISE
+from timm.data import ImageNetInfo
+from torchvision import models
 
 from finercam_clip import InputError
 from finercam_clip.concepts import Concept
 from finercam_clip.concepts.classes import ClassSpace, named_head
 from finercam_clip.explainer import Explainer
+
+INFO: Any = ImageNetInfo("imagenet-1k")
 
 # ---------------------------------------------------------------------------------------------------------------- names
 
@@ -39,7 +45,7 @@ def test_a_name_of_no_class_or_of_several_is_an_error_with_suggestions() -> None
     with pytest.raises(InputError, match="they are such as 'Acura"):
         cars.index("zebra")
     cranes = _named("crane", "heron", "crane")
-    with pytest.raises(InputError, match="2 classes: 'crane #0', 'crane #2'"):
+    with pytest.raises(InputError, match="2 classes: give 'crane #0' or 'crane #2'"):
         cranes.index("crane")
     assert cranes.index("crane #2") == 2
 
@@ -49,10 +55,115 @@ def test_no_name_is_ever_taken_for_another_classs(photos: Explainer) -> None:
     classes = photos.loaded.space
     assert isinstance(classes, ClassSpace)
     for i, name in enumerate(classes.names):
-        assert classes.index(name if "#" in name else name.upper()) == i
+        assert classes.index(name) == i
+        if "#" not in name and name != "cardigan":  # the dog is a Cardigan
+            assert classes.index(name.upper()) == i
     for name in ("cat", "horse", "hor se cart house", "sedan", "", "  "):
         with pytest.raises(InputError):
             classes.index(name)
+
+
+def _imagenet() -> ClassSpace:
+    names: list[str] = INFO.label_descriptions()
+    return _named(*names)
+
+
+@pytest.mark.parametrize("form", ["{}", "{}-of_some.kind", " {}", "{:>4}"], ids=["id", "id and words", "blank", "wide"])
+def test_imagenets_classes_are_called_by_their_wordnet_ids(form: str) -> None:
+    space = _imagenet()
+    assert [space.index(form.format(id)) for id in INFO.label_names()] == list(range(1000))
+    assert space.index(INFO.label_names()[207].upper()) == 207
+
+
+def test_a_wordnet_id_with_another_classs_name_is_refused() -> None:
+    """The folders of Stanford Dogs are called "n02085620-Chihuahua"."""
+    assert _imagenet().index("n02085620-Chihuahua") == 151
+    with pytest.raises(InputError, match=r"2 classes: give n02085620 \(Chihuahua\) or n01440764 \(tench"):
+        _imagenet().index("n02085620-tench")
+
+
+def test_other_lists_of_imagenets_names_have_its_ids_too() -> None:
+    """torchvision's, and names in another spelling; but no list that differs in one class, or in its order."""
+    torchvision: list[str] = models.ResNet18_Weights.DEFAULT.meta["categories"]
+    spelt = [name.split(",")[-1].upper().replace(" ", "_") for name in INFO.label_descriptions()]
+    for names in (torchvision, spelt):
+        assert _named(*names).index("n03126707") == 517
+    mine = [*torchvision[:500], "my class", *torchvision[501:]]
+    for names in (mine, torchvision[::-1], torchvision[:999]):
+        with pytest.raises(
+            InputError, match=r"no class 'n03126707' .crane.* which has no WordNet ids; did you mean 'crane"
+        ):
+            _named(*names).index("n03126707")
+
+
+def test_ids_of_no_class_are_said_to_mean_what_wordnet_says() -> None:
+    with pytest.raises(InputError, match=r"no class 'n00007846' \(person, individual, .* among the 1,000"):
+        _imagenet().index("n00007846")
+
+
+def test_classes_are_called_by_their_indices_where_none_is_named_so() -> None:
+    space = _imagenet()
+    for form in ("{}", "{:03}", "{:05}"):
+        assert [space.index(form.format(i)) for i in range(1000)] == list(range(1000))
+    with pytest.raises(InputError, match=r"no class '1000'.*indices are 0 to 999"):
+        space.index("1000")
+    numbers = _named("0", "1", "10", "2")  # as folders are sorted
+    assert [numbers.index(name) for name in ("0", "1", "10", "2")] == [0, 1, 2, 3]
+    for name in ("3", "02", "-1", "1.5", "1.0", "٣", "9" * 5000):
+        with pytest.raises(InputError, match="no class"):
+            numbers.index(name)
+
+
+def test_a_first_name_goes_before_other_classes_synonyms() -> None:
+    """All of ImageNet's do, in whatever spelling, except for those that are two classes."""
+    space = _imagenet()
+    assert {name: space.index(name) for name in ("crayfish", "gong", "polecat", "tub")} == {
+        "crayfish": 124, "gong": 577, "polecat": 358, "tub": 876
+    }  # fmt: skip
+    refused = set()
+    for i, name in enumerate(INFO.label_descriptions()):
+        first = name.split(",")[0]
+        for spelling in (first, first.replace(" ", "_")):
+            try:
+                assert space.index(spelling) == i
+            except InputError:
+                refused.add(spelling)
+    assert refused == {"crane", "maillot"}
+    assert space.names[638] == "maillot #638"
+    assert (space.index("Cardigan"), space.index("cardigan")) == (264, 474)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("crane", r"give n02012849 \(large long-necked wading bird .* or n03126707 \(lifts and moves heavy objects"),
+        ("Maillot", r"give n03710637 \(tights for dancers or gymnasts\) or n03710721 \(maillot, tank suit\)"),
+        ("CARDIGAN", r"give n02113186 \(Cardigan, Cardigan Welsh corgi\) or n02963159 \(cardigan\)"),
+        ("panda", r"give n02509815 \(lesser panda, .*\) or n02510455 \(giant panda"),
+    ],
+)
+def test_a_name_of_two_classes_is_refused_with_their_ids(name: str, told: str) -> None:
+    with pytest.raises(InputError, match=told) as caught:
+        _imagenet().index(name)
+    assert len(str(caught.value)) < 300
+
+
+def test_a_name_that_the_user_gave_a_class_is_always_its_own() -> None:
+    """Commas may stand for anything there."""
+    colours = _named("sedan", "sedan, red", "sedan, blue")
+    assert colours.names == ("sedan", "sedan, red", "sedan, blue")
+    assert [colours.index(name) for name in colours.names] == [0, 1, 2]
+    with pytest.raises(InputError, match="3 classes: give 'sedan' or 'sedan, red' or 'sedan, blue'"):
+        colours.index("Sedan")
+    assert _named("+", "-").index("-") == 1
+
+
+def test_an_error_about_long_names_is_short() -> None:
+    space = _named(*(f"{'x' * 5000} {i}, a" for i in range(50)))
+    for name in ("x" * 5000, "a"):
+        with pytest.raises(InputError) as caught:
+            space.index(name)
+        assert len(str(caught.value)) < 400
 
 
 def test_a_head_without_names_is_called_by_numbers() -> None:

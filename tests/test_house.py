@@ -25,7 +25,7 @@ FLOORS = (
     "questions",
     "explainer",
     "models",
-    "datasets evaluation bench",
+    "datasets evaluation bench trial",
     "runs traits fitting",
     "aviary",
     "ui",

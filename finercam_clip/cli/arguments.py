@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import fields
+from pathlib import Path, PurePath
 from typing import Any, Protocol
 
 import finercam_clip
 from finercam_clip import progress
+from finercam_clip.cli.terminal import complain
 from finercam_clip.errors import InputError
 from finercam_clip.options import Options
+from finercam_clip.paths import place
 
 Run = Callable[[argparse.Namespace], int | None]  # a command: parsed arguments -> exit code, None for 0
 
@@ -55,16 +57,36 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--head",
         "--classifier_path",
+        type=path,
         help="its linear head, a file; without --classifier on what it was fitted on, else on the paper's DINOv2",
     )
     parser.add_argument("--classes", help="the head's class names: a text file, or a folder of folders")
 
 
+def add_labels_argument(parser: argparse.ArgumentParser) -> None:
+    """Adds the label map of a data set."""
+    parser.add_argument(
+        "--labels",
+        type=path,
+        help="a CSV file: the data set's class, the classifier's class (by name, WordNet id or index)",
+    )
+
+
+def path(text: str) -> Path:
+    """A path from the command line, for argparse."""
+    try:
+        return place(text, "it")
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 def _image_size(text: str) -> int | tuple[int, int] | str:
     if text == "native":
         return text
-    height, *width = (int(side) for side in text.split("x"))
-    return (height, width[0]) if width else height
+    sides = [int(side) for side in text.split("x")]
+    if len(sides) > 2:
+        raise argparse.ArgumentTypeError(f"{text} has {len(sides)} sides: give one, or height x width")
+    return sides[0] if len(sides) == 1 else (sides[0], sides[1])
 
 
 def _layer(text: str) -> int | str:
@@ -98,13 +120,13 @@ def load_named(arguments: argparse.Namespace, classes: Sequence[str] = ()) -> fi
     Raises:
         InputError: The arguments contradict each other, or the model cannot be loaded.
     """
-    if arguments.classifier or arguments.head:
-        if arguments.model:
+    if arguments.classifier is not None or arguments.head is not None:
+        if arguments.model is not None:
             raise InputError("give --model (a CLIP) or --classifier and --head, not both")
         from finercam_clip.models.heads import read_notes
 
-        notes = read_notes(arguments.head) if arguments.head else None
-        nameless = arguments.head and classes and notes is None
+        notes = None if arguments.head is None else read_notes(arguments.head)
+        nameless = arguments.head is not None and classes and notes is None
         with progress.waiting(f"loading {arguments.classifier or ('DINOv2' if notes is None else notes.backbone)}"):
             return finercam_clip.load_classifier(
                 arguments.classifier,
@@ -114,12 +136,20 @@ def load_named(arguments: argparse.Namespace, classes: Sequence[str] = ()) -> fi
                 device=arguments.device,
                 precision=arguments.precision,
             )
-    if arguments.classes:
+    if arguments.classes is not None:
         raise InputError("--classes are of a --classifier or a --head; for CLIP there is --vocabulary")
     with progress.waiting(f"loading {arguments.model or 'the bundled model'}"):
         return finercam_clip.load(
             arguments.model, arguments.pretrained, device=arguments.device, precision=arguments.precision
         )
+
+
+def inputs_of(arguments: argparse.Namespace) -> list[Path]:
+    """The files and folders that the arguments name, none of which may be written over. Names of other things count."""
+    names: tuple[str, ...] = ("image", "dataset", "concepts", "labels", "vocabulary", "templates", "background")
+    names += ("pretrained", "head", "classes")
+    values = [getattr(arguments, name, None) for name in names]
+    return [Path(value) for value in values if value and "\0" not in str(value)]
 
 
 def report_left_out(what: str, reasons: dict[str, str]) -> int:
@@ -132,6 +162,6 @@ def report_left_out(what: str, reasons: dict[str, str]) -> int:
     Returns:
         The exit code: 1 if anything was left out, else 0.
     """
-    for reason in reasons.values():
-        print(f"finercam-clip: {what}: {' '.join(reason.split())}", file=sys.stderr)
+    for name, reason in reasons.items():
+        complain(f"finercam-clip: {what}: {reason if PurePath(name).name in reason else f'{name}: {reason}'}")
     return 1 if reasons else 0

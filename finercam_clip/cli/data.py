@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from finercam_clip.cli.arguments import (
     AddCommand,
+    add_labels_argument,
     add_model_arguments,
     add_question_arguments,
     given_options,
     load_named,
+    path,
     report_left_out,
 )
 from finercam_clip.errors import InputError
@@ -29,14 +30,16 @@ def _add_generate(add_command: AddCommand) -> None:
         "maps of a whole data set; it can be stopped and continued",
         _generate,
         "finercam-clip generate stanford_cars/test --head classifier_cars_DINO.pth --output run",
+        "finercam-clip generate imagenet/val --classifier photos --output run",
     )
-    command.add_argument("dataset", nargs="?", type=Path, help="a folder, a list file, or a CSV of questions")
-    command.add_argument("--dataset_path", type=Path, help="the same")
-    command.add_argument("--output", "--save_path", type=Path, required=True, help="the run's folder")
+    command.add_argument("dataset", nargs="?", type=path, help="a folder, a list file, or a CSV of questions")
+    command.add_argument("--dataset_path", type=path, help="the same")
+    command.add_argument("--output", "--save_path", type=path, required=True, help="the run's folder")
     command.add_argument("--split", help="only this part of the data set: train, test, ...")
     command.add_argument("--target", help="one concept for all images, instead of each one's class")
     command.add_argument("--contrast", action="append", help="what it is told apart from; repeat for several")
     command.add_argument("--batch", type=int, default=16, help="images per forward pass (%(default)s)")
+    add_labels_argument(command)
     add_question_arguments(command)
     add_model_arguments(command)
 
@@ -52,6 +55,8 @@ def _generate(arguments: argparse.Namespace) -> int:
         raise InputError(f"--batch is a number from 1 up, not {arguments.batch}")
     if arguments.contrast and not arguments.target:
         raise InputError("--contrast goes with --target; without them each image is asked about its own class")
+    if arguments.labels is not None and arguments.target:
+        raise InputError("--labels are for the data set's own classes: leave them out, or --target")
     dataset = open_dataset(source)
     part, options = dataset.split(arguments.split), given_options(arguments)
     summary = generate(
@@ -60,6 +65,7 @@ def _generate(arguments: argparse.Namespace) -> int:
         arguments.output,
         target=arguments.target,
         contrasts=arguments.contrast,
+        labels=arguments.labels,
         **options,
         batch=arguments.batch,
     )
@@ -75,10 +81,10 @@ def _add_visualize(add_command: AddCommand) -> None:
         _visualize,
         "finercam-clip visualize run",
     )
-    command.add_argument("folder", nargs="?", type=Path, metavar="run", help="the folder that generate wrote")
-    command.add_argument("--cams_path", type=Path, help="the same")
-    command.add_argument("--output", "--save_path", type=Path, help="where to (RUN/pictures)")
-    command.add_argument("--dataset", "--dataset_path", type=Path, help="where the images lie now, if they were moved")
+    command.add_argument("folder", nargs="?", type=path, metavar="run", help="the folder that generate wrote")
+    command.add_argument("--cams_path", type=path, help="the same")
+    command.add_argument("--output", "--save_path", type=path, help="where to (RUN/pictures)")
+    command.add_argument("--dataset", "--dataset_path", type=path, help="where the images lie now, if they were moved")
     command.add_argument("--limit", type=int, help="only the first so many images")
 
 
@@ -101,17 +107,25 @@ def _visualize(arguments: argparse.Namespace) -> int:
 def _add_dataset(add_command: AddCommand) -> None:
     command = add_command(
         "dataset",
-        "what is in a data set, what is missing, what cannot be read",
+        "what is in a data set, what is missing, what cannot be read, what a model cannot be asked about",
         _dataset,
         "finercam-clip dataset check CUB_200_2011",
+        "finercam-clip dataset check imagenet/val --classifier photos",
     )
     command.add_argument("what", choices=["check"])
-    command.add_argument("dataset", type=Path, help="a folder, a list file, or a CSV of questions")
+    command.add_argument("dataset", type=path, help="a folder, a list file, or a CSV of questions")
+    add_labels_argument(command)
+    add_model_arguments(command)
 
 
 def _dataset(arguments: argparse.Namespace) -> int:
     from finercam_clip.datasets import check, open_dataset
 
-    report = check(open_dataset(arguments.dataset))
+    model = (arguments.model, arguments.pretrained, arguments.classifier, arguments.head, arguments.classes)
+    named = any(part is not None for part in model)
+    if arguments.labels is not None and not named:
+        raise InputError("--labels map a data set's classes to a model's: name it, as in --classifier photos")
+    dataset = open_dataset(arguments.dataset)
+    report = check(dataset, load_named(arguments, dataset.classes) if named else None, arguments.labels)
     print("\n".join(report.lines()))
     return 0 if report.complete else 1

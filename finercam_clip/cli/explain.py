@@ -9,13 +9,17 @@ from typing import TYPE_CHECKING, Any
 from finercam_clip import progress
 from finercam_clip.cli.arguments import (
     AddCommand,
+    add_labels_argument,
     add_model_arguments,
     add_question_arguments,
     given_options,
+    inputs_of,
     load_named,
+    path,
     report_left_out,
 )
 from finercam_clip.errors import InputError
+from finercam_clip.paths import from_text, resolved, stored, text_of
 from finercam_clip.presets import preset
 
 if TYPE_CHECKING:
@@ -38,7 +42,7 @@ def _add_demo(add_command: AddCommand) -> None:
         "finercam-clip demo --output demo.png",
     )
     command.add_argument(
-        "--output", type=Path, default=Path("finercam-demo.png"), help="picture to write (%(default)s)"
+        "--output", type=path, default=Path("finercam-demo.png"), help="picture to write (%(default)s)"
     )
 
 
@@ -58,7 +62,7 @@ def _add_explain(add_command: AddCommand) -> None:
         'finercam-clip explain bird.jpg --target "a bird with a red crown" --contrast "a bird with a blue crown"',
         "finercam-clip explain photos/ --concepts birds-traits --model ViT-B-16 --pretrained openai",
     )
-    command.add_argument("image", type=Path, help="an image file; with --concepts a folder or a list of images")
+    command.add_argument("image", type=path, help="an image file; with --concepts a folder or a list of images")
     command.add_argument(
         "--target", action="append", help="what to look for; repeat for several texts that say the same"
     )
@@ -73,9 +77,10 @@ def _add_explain(add_command: AddCommand) -> None:
     add_question_arguments(command)
     command.add_argument(
         "--output",
-        type=Path,
+        type=path,
         help="picture to write (IMAGE-finercam.png; with --json none); --concepts writes a .csv beside it",
     )
+    add_labels_argument(command)
     command.add_argument("--json", action="store_true", help="print everything as JSON instead of a summary")
     add_model_arguments(command)
 
@@ -83,6 +88,8 @@ def _add_explain(add_command: AddCommand) -> None:
 def _explain(arguments: argparse.Namespace) -> int | None:
     if arguments.concepts is not None:
         return _explain_traits(arguments)
+    if arguments.labels is not None:
+        raise InputError("--labels go with --concepts: one image is asked about the classifier's own classes")
     from finercam_clip.images import read_image
 
     if arguments.target is None:
@@ -105,16 +112,21 @@ def _explain(arguments: argparse.Namespace) -> int | None:
 
 def _output_of(arguments: argparse.Namespace) -> Path | None:
     """The picture to write, checked before any work is done, or None."""
+    from finercam_clip.files import check_no_input
     from finercam_clip.render import check_output
 
     output: Path | None = arguments.output
     if output is None and not arguments.json:
-        output = Path(f"{arguments.image.stem}-finercam.png")
+        output = _named_after(arguments.image, "-finercam.png")
     if output is not None:
-        check_output(output)
-        if output.exists() and output.resolve() == arguments.image.resolve():
-            raise InputError(f"--output {output} is the image itself, which is never overwritten")
+        check_no_input(check_output(output), inputs_of(arguments))
     return output
+
+
+def _named_after(source: Path, ending: str) -> Path:
+    """A file in the working folder that is named after an input, shortened where no file can be called so."""
+    name = text_of(source.stem)
+    return Path(from_text(stored([name], ending)[name]))
 
 
 def _contrasts_and_options(arguments: argparse.Namespace) -> tuple[list[str] | int, dict[str, Any]]:
@@ -140,19 +152,22 @@ def _print_summary(explanation: Explanation) -> None:
 def _explain_traits(arguments: argparse.Namespace) -> int:
     from finercam_clip import traits
     from finercam_clip.datasets import open_dataset
-    from finercam_clip.files import write_whole
-    from finercam_clip.render import write_picture
+    from finercam_clip.files import check_no_input, write_together
+    from finercam_clip.render import encoded
 
     if any((arguments.target, arguments.contrast, arguments.nearest, arguments.preset, arguments.json)):
         raise InputError("--concepts brings its own targets and contrasts: leave the others and --json out")
     picture, csv = _trait_outputs(arguments)
     questions = traits.read_traits(arguments.concepts)
     dataset, options = open_dataset(arguments.image), given_options(arguments)
-    table = traits.trait_table(load_named(arguments), dataset, questions, **options)
+    for output in (picture, csv):
+        check_no_input(output, (item.path for item in dataset.items))
+    table = traits.trait_table(load_named(arguments), dataset, questions, labels=arguments.labels, **options)
     if not table.rows:
-        raise InputError(f"none of the {len(dataset.items)} images in {arguments.image} can be read")
-    write_whole(csv, traits.to_csv(table).encode())
-    write_picture(picture, traits.picture(table))
+        why = next(iter(table.unreadable.values()), "")
+        raise InputError(f"none of the {len(dataset.items)} images in {arguments.image} can be read: {why}")
+    data = {csv: traits.to_csv(table).encode(), picture: encoded(picture, traits.picture(table))}
+    write_together(data)
     print(f"table     {csv}: {len(table.rows)} images, {len(questions)} traits")
     print(f"picture   {picture}")
     return report_left_out("unreadable", table.unreadable)
@@ -160,13 +175,15 @@ def _explain_traits(arguments: argparse.Namespace) -> int:
 
 def _trait_outputs(arguments: argparse.Namespace) -> tuple[Path, Path]:
     """The picture and the table to write beside each other. --output may name either of them."""
+    from finercam_clip.files import check_no_input, check_writable
     from finercam_clip.render import check_output
 
-    picture = arguments.output or Path(f"{arguments.image.resolve().stem}-traits.png")
+    picture: Path = arguments.output or _named_after(resolved(arguments.image), "-traits.png")
     if picture.suffix.lower() == ".csv":
         picture = picture.with_suffix(".png")
     check_output(picture)
     csv = picture.with_suffix(".csv")
-    if csv.resolve() == arguments.image.resolve():
-        raise InputError(f"--output {picture}: its table would be {arguments.image}, the list itself; name another")
+    check_writable(csv)
+    for output in (picture, csv):
+        check_no_input(output, inputs_of(arguments))
     return picture, csv

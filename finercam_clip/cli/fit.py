@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import finercam_clip
 from finercam_clip import progress
-from finercam_clip.cli.arguments import AddCommand, report_left_out
+from finercam_clip.cli.arguments import AddCommand, path, report_left_out
 from finercam_clip.errors import InputError
 
 if TYPE_CHECKING:
@@ -25,8 +24,8 @@ def add_commands(add_command: AddCommand) -> None:
         "finercam-clip fit CUB_200_2011 --classifier photos --image-size 448 --output head.safetensors",
         "finercam-clip explain bird.jpg --head head.safetensors --target 'Indigo Bunting' --nearest 3",
     )
-    command.add_argument("dataset", type=Path, help="a folder of images by class, CUB-200-2011, a list or a CSV file")
-    command.add_argument("--output", type=Path, required=True, help="the head's file, NAME.safetensors")
+    command.add_argument("dataset", type=path, help="a folder of images by class, CUB-200-2011, a list or a CSV file")
+    command.add_argument("--output", type=path, required=True, help="the head's file, NAME.safetensors")
     command.add_argument("--classifier", help="the backbone: 'photos', or a model of timm")
     command.add_argument("--pooling", help="what the head reads of a transformer of timm: 'model', 'token' or 'mean'")
     command.add_argument("--model", help="instead of a classifier a CLIP, whose image tower takes the head")
@@ -39,7 +38,7 @@ def add_commands(add_command: AddCommand) -> None:
     )
     command.add_argument("--seed", type=int, default=0, help="of what is held out, and of the folds (%(default)s)")
     command.add_argument("--C", type=float, help="inverse strength of regularisation (default: by cross-validation)")
-    command.add_argument("--features", type=Path, help="the folder of features (NAME.features beside the output)")
+    command.add_argument("--features", type=path, help="the folder of features (NAME.features beside the output)")
     command.add_argument("--batch", type=int, default=8, help="images per forward pass (%(default)s)")
     command.add_argument("--device", help="cuda, cpu, mps (default: CUDA if there is one)")
     command.add_argument("--precision", default="fp32", help="fp32, fp16, bf16 (%(default)s)")

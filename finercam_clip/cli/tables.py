@@ -146,6 +146,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from finercam_clip.methods import METHODS
     from finercam_clip.presets import PRESETS
 
+    if arguments.what == "sanity" and any((arguments.kind, arguments.method, arguments.objective)):
+        raise InputError("--kind, --method and --objective are of evaluate aviary: sanity has its own; leave them out")
     settings = {"seed": arguments.seed}
     if arguments.questions is not None:
         settings["questions"] = arguments.questions

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
-import re
-import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +13,10 @@ import torch
 from torch import Tensor
 
 from finercam_clip.concepts import Concept, Text, concept_of
+from finercam_clip.concepts.imagenet import ids_of
+from finercam_clip.concepts.names import ClassNames
 from finercam_clip.concepts.vocabulary import vocabulary_of
+from finercam_clip.concepts.words import normalised
 from finercam_clip.errors import InputError
 from finercam_clip.objectives import unit_norm
 from finercam_clip.options import Score, SimilarBy, Texts
@@ -33,37 +33,30 @@ class ClassSpace:
             map.
         reads: What the head reads of the backbone, as `run.json` has it.
         biased: Whether rows end in a bias. On a CLIP's image tower they are [K, D], for no 1 stands behind f.
+        ids: The WordNet ids of the classes; () where they have none.
     """
 
     names: tuple[str, ...]
     rows: Tensor
     reads: str = "model"
     biased: bool = True
+    ids: tuple[str, ...] = ()
 
     score: ClassVar[Score] = "logit"
     similar_by: ClassVar[SimilarBy] = "logits"
     scale: ClassVar[float] = 1.0
 
     def index(self, name: str) -> int:
-        """The class that is called so, whatever the case, punctuation, spacing or numbering ("001.").
-
-        A class named by synonyms, "tench, Tinca tinca", is called by each of them.
+        """The class that is called so (`ClassNames.meant`): by its name, a synonym, its WordNet id, or its number.
 
         Raises:
-            InputError: No class is called so, or several are. The message names similar ones.
+            ClassNameError: No class is called so, or several are. The message says which to give instead.
         """
-        if name in self._exact:
-            return self._exact[name]
-        indices = self._called.get(normalised(name), [])
-        if len(indices) == 1:
-            return indices[0]
-        if indices:
-            raise InputError(
-                f"'{name}' is the name of {len(indices)} classes: {self._listed(indices)}; give one of these"
-            )
-        near = self._near(name)
-        hint = f"did you mean {self._listed(near)}?" if near else f"they are such as {self._listed(range(3))}"
-        raise InputError(f"there is no class '{name}' among the {len(self.names)} of this classifier; {hint}")
+        return self._named.index(name)
+
+    def knows(self, text: str) -> bool:
+        """Whether a text is a class's name, and no other's."""
+        return len(self._named.meant(text)) == 1
 
     def concept(self, text: Text, role: str) -> Concept:
         """The class that a text names, by the head's own name; several are a group of classes."""
@@ -115,57 +108,27 @@ class ClassSpace:
         return {"classes": len(self.names), "head": hashlib.sha256(data).hexdigest()[:16], "pool": self.reads}
 
     def _indices(self, concept: Concept) -> list[int]:
-        return [self._exact[text] for text in concept.texts]
+        return [self._named.positions[text] for text in concept.texts]
 
     @cached_property
     def _every(self) -> tuple[Concept, ...]:
         return tuple(Concept((name,)) for name in self.names)
 
     @cached_property
-    def _exact(self) -> dict[str, int]:
-        return {name: i for i, name in enumerate(self.names)}
-
-    @cached_property
-    def _called(self) -> dict[str, list[int]]:
-        """Normalised name -> classes. A whole name goes before another class's synonym."""
-        whole: dict[str, list[int]] = {}
-        parts: dict[str, list[int]] = {}
-        for i, name in enumerate(self.names):
-            plain = re.sub(r" #\d+$", "", name)  # the number that tells namesakes apart
-            whole.setdefault(normalised(plain), []).append(i)
-            for part in plain.split(","):
-                if i not in parts.setdefault(normalised(part), []):
-                    parts[normalised(part)].append(i)
-        return parts | whole
-
-    def _near(self, name: str) -> list[int]:
-        """Classes that have all words of the name, then those that are spelt like it; five at most."""
-        words = set(_words(name))
-        holding = [i for i, other in enumerate(self.names) if words and words <= set(_words(other))]
-        spelt = difflib.get_close_matches(normalised(name), self._called, n=5, cutoff=0.7)
-        return list(dict.fromkeys([*holding, *(i for key in spelt for i in self._called[key])]))[:5]
-
-    def _listed(self, indices: Sequence[int]) -> str:
-        return ", ".join(f"'{self.names[i]}'" for i in indices if i < len(self.names))
+    def _named(self) -> ClassNames:
+        return ClassNames(self.names, self.ids)
 
 
-def normalised(name: str) -> str:
-    """Letters and digits only, without case, accents and a leading number as in "001.Black_footed_Albatross"."""
-    return "".join(_words(re.sub(r"^\s*\d+\s*\.", "", name)))
-
-
-def _words(name: str) -> list[str]:
-    plain = unicodedata.normalize("NFKD", name.casefold())
-    return re.findall(r"[^\W_]+", "".join(letter for letter in plain if not unicodedata.combining(letter)))
-
-
-def named_head(weight: Tensor, bias: Tensor, names: Sequence[str] | None) -> ClassSpace:
+def named_head(
+    weight: Tensor, bias: Tensor, names: Sequence[str] | None, ids: Sequence[str] | None = None
+) -> ClassSpace:
     """A head under its names. Namesakes get their number behind them ("crane #134").
 
     Args:
         weight: [K, D].
         bias: [K].
         names: One per row, in its order; None calls the classes by their numbers, "0", "1", ...
+        ids: Their WordNet ids; None: ImageNet's if the names are.
 
     Raises:
         InputError: There are not as many names as rows, or one is empty.
@@ -177,12 +140,16 @@ def named_head(weight: Tensor, bias: Tensor, names: Sequence[str] | None) -> Cla
         )
     if not all(names):
         raise InputError(f"the name of class {names.index('')} is empty")
+    ids = ids_of(names) if ids is None else tuple(ids)
     keys = [normalised(name) or name for name in names]
     twice = {key for key, count in Counter(keys).items() if count > 1}
+    if ids:  # where commas are known to stand between synonyms: "maillot" beside "maillot, tank suit"
+        first = Counter(name.split(",")[0].strip() for name in names)
+        twice |= {key for name, key in zip(names, keys, strict=True) if first[name] > 1}
     unique = tuple(
         f"{name} #{i}" if key in twice else name for i, (name, key) in enumerate(zip(names, keys, strict=True))
     )
     if len(set(unique)) < len(unique):
         name = Counter(unique).most_common(1)[0][0]
         raise InputError(f"two classes would be called '{name}': give each a name of its own")
-    return ClassSpace(unique, torch.cat([weight.float(), bias.float()[:, None]], 1))
+    return ClassSpace(unique, torch.cat([weight.float(), bias.float()[:, None]], 1), ids=ids)

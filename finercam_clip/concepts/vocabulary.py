@@ -46,7 +46,11 @@ def read_prompts(name: str | Path) -> list[str]:
 def vocabulary_of(source: str | Path | Sequence[str]) -> list[str]:
     """Texts as given, or those of a file of that name, or the names of a folder's folders as words."""
     if not isinstance(source, (str, Path)):
-        return checks.items(source, "these are texts, or the name of a file of texts")
+        texts = checks.items(source, "these are texts, or the name of a file of texts")
+        for text in texts:
+            if not isinstance(text, str):
+                raise InputError(f"a list of texts holds texts, not {shown(text)}")
+        return texts
     if str(source) not in prompt_files() and is_folder(place(source, "the vocabulary")):
         return [spoken(name) for name in folder_names(source)]
     return read_prompts(source)

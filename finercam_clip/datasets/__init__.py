@@ -4,6 +4,7 @@ items    what a data set is: `Item`, `DataSet`
 folders  folders of images, with or without classes
 cub      CUB-200-2011 in its original layout
 lists    list files and CSV files of questions
+labels   label maps: a data set's classes in the words of a model, and what it cannot be asked about
 report   `check`: what is missing, and what cannot be read
 """
 
@@ -14,6 +15,7 @@ from pathlib import Path
 from finercam_clip.datasets.cub import CUB, CUB_FILES, open_cub
 from finercam_clip.datasets.folders import open_folder
 from finercam_clip.datasets.items import DataSet, Item
+from finercam_clip.datasets.labels import Labels, labelled
 from finercam_clip.datasets.lists import SEPARATOR, open_list, open_table
 from finercam_clip.datasets.report import DOWNLOADS, Report, check, download_hint
 from finercam_clip.errors import InputError
@@ -53,4 +55,4 @@ def open_dataset(source: str | Path) -> DataSet:
     return dataset
 
 
-__all__ = ["CUB", "DOWNLOADS", "SEPARATOR", "DataSet", "Item", "Report", "check", "open_dataset"]
+__all__ = ["CUB", "DOWNLOADS", "SEPARATOR", "DataSet", "Item", "Labels", "Report", "check", "labelled", "open_dataset"]

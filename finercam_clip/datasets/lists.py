@@ -41,7 +41,7 @@ def open_table(path: Path) -> DataSet:
     Raises:
         InputError: A row is not what its columns say, has no image or target, or lacks the quote that closes a field.
     """
-    rows = _rows(path)
+    rows = rows_of(path)
     _, header = next(rows, (1, []))
     columns = [name.strip().lower() for name in header]
     if not {"image", "target"} <= set(columns):
@@ -71,9 +71,9 @@ def open_table(path: Path) -> DataSet:
     return DataSet(path, "table of questions", _distinct(items), classes, above=_above(path, items))
 
 
-def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+def rows_of(path: Path) -> Iterator[tuple[int, list[str]]]:
     """The fields of each row that is not empty, with the number of its line."""
-    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
+    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True, skipinitialspace=True)
     while True:
         line = reader.line_num + 1
         try:

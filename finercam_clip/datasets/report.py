@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from finercam_clip import progress
 from finercam_clip.datasets.cub import CUB
 from finercam_clip.datasets.items import DataSet
+from finercam_clip.datasets.labels import Labels, labelled, texts_of, unknown, why_unknown
 from finercam_clip.errors import InputError
+from finercam_clip.explainer import Explainer
 from finercam_clip.images import read_image
+from finercam_clip.options import Options
 from finercam_clip.paths import look
+from finercam_clip.question import ask
+
+_MOST_REASONS = 200  # names that a report explains: each is the user's to decide
 
 DOWNLOADS = {
     "Stanford Cars": "kaggle datasets download -d jutrera/stanford-car-dataset-by-classes-folder --unzip",
@@ -32,23 +38,31 @@ class Report:
         missing: The names of images whose files do not exist.
         unreadable: The name of an image, or of a folder with "/" behind it -> why it cannot be read.
         empty: The classes without images.
+        model: What the data set was checked for; "" for none.
+        named: How many names the model would be asked about: classes, or a table's targets and contrasts.
+        unknown: What of these it cannot be asked about -> why.
+        refused: Image name -> why its question cannot be asked, though its names can.
     """
 
     dataset: DataSet
     missing: tuple[str, ...]
     unreadable: dict[str, str]
     empty: tuple[str, ...]
+    model: str = ""
+    named: int = 0
+    unknown: dict[str, str] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
 
     @property
     def complete(self) -> bool:
         """Whether nothing is wrong."""
-        return not (self.missing or self.unreadable or self.empty)
+        return not (self.missing or self.unreadable or self.empty or self.unknown or self.refused)
 
     def lines(self, limit: int = 20) -> list[str]:
         """The report, for people.
 
         Args:
-            limit: How many names of each kind of trouble to show at most.
+            limit: How many names of each kind of trouble with files to show at most.
         """
         dataset, items = self.dataset, self.dataset.items
         sizes = Counter(item.target for item in items if item.target is not None)
@@ -61,6 +75,9 @@ class Report:
         if dataset.kind == CUB:
             for name, images in (("parts", dataset.parts), ("attributes", dataset.attributes)):
                 lines.append(f"{name:12} " + (f"of {len(images):,} images" if images else "not there"))
+        if self.model:
+            known = f"knows {self.named - len(self.unknown):,} of {self.named:,} classes"
+            lines.append(f"model        {self.model}: {known if self.named else 'the data set names no classes'}")
         for title, names in (
             ("left out", [f"{name}: finercam-clip made it" for name in dataset.made]),
             ("missing", self.missing),
@@ -69,15 +86,34 @@ class Report:
         ):
             lines += [f"{title:12} {name}" for name in names[:limit]]
             lines += [f"{title:12} and {len(names) - limit:,} more"] if len(names) > limit else []
-        if not self.complete:
+        for title, reasons in (("unknown", self.unknown), ("refused", self.refused)):
+            lines += [f"{title:12} {why}" for why in list(reasons.values())[:_MOST_REASONS]]
+            lines += [f"{title:12} and {len(reasons) - _MOST_REASONS:,} more"] if len(reasons) > _MOST_REASONS else []
+        if self.unknown:
+            lines.append(
+                "to mend      rename them, or give --labels, a CSV file of the data set's class and the model's"
+            )
+        if self.missing or self.unreadable or self.empty:
             commands = {CUB: DOWNLOADS[CUB]} if dataset.kind == CUB else DOWNLOADS
             lines += [f"download     {name}: {command}" for name, command in commands.items()]
         lines.append("complete" if self.complete else "not complete")
         return lines
 
 
-def check(dataset: DataSet) -> Report:
-    """Decodes every image of a data set and reports what is missing or cannot be read."""
+def check(dataset: DataSet, explainer: Explainer | None = None, labels: Labels | None = None) -> Report:
+    """Decodes every image of a data set and reports what is missing or cannot be read.
+
+    Args:
+        dataset: The data set.
+        explainer: A model: what it cannot be asked about is reported, too.
+        labels: How the data set's classes are called in the model (`labels.label_map`).
+
+    Raises:
+        InputError: The labels cannot be used.
+    """
+    if labels is not None and explainer is None:
+        raise InputError("labels map a data set's classes to a model's: name the model")
+    named = dataset if explainer is None else labelled(dataset, labels, explainer.loaded.space)
     missing, unreadable = [], dict(dataset.left_out)
     for item in progress.each(dataset.items, "checking"):
         try:
@@ -90,4 +126,21 @@ def check(dataset: DataSet) -> Report:
     used = {item.target for item in dataset.items}
     locked = {name.rstrip("/").rsplit("/", 1)[-1] for name in dataset.left_out}
     empty = tuple(name for name in dataset.classes if name not in used | locked)
-    return Report(dataset, tuple(missing), unreadable, empty)
+    report = Report(dataset, tuple(missing), unreadable, empty)
+    return report if explainer is None else _for_model(report, named, explainer)
+
+
+def _for_model(report: Report, dataset: DataSet, explainer: Explainer) -> Report:
+    """The report, and what of the data set the model cannot be asked about."""
+    space, texts = explainer.loaded.space, texts_of(dataset)
+    strange = dict.fromkeys(unknown(space, texts), "")
+    strange |= {text: str(why_unknown(space, text)) for text in list(strange)[:_MOST_REASONS]}
+    refused = {}
+    for item in dataset.items:
+        if item.target is None or item.contrasts is None or strange.keys() & {item.target, *item.contrasts}:
+            continue
+        try:
+            ask(space, space.spoken(item.target), item.contrasts, Options())
+        except InputError as error:
+            refused[item.name] = f"{item.name}: {error}"
+    return replace(report, model=explainer.loaded.name, named=len(texts), unknown=strange, refused=refused)

@@ -32,7 +32,7 @@ def load(
     Raises:
         InputError: One of these cannot be used. The message says what can.
     """
-    if name is not None and name.startswith(PREFIX):
+    if isinstance(name, str) and name.startswith(PREFIX):
         return Explainer(loaded_hub(name, pretrained, device, precision))
     return Explainer(loaded_clip(name, pretrained, device, precision))
 

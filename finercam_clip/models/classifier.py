@@ -15,11 +15,12 @@ import torch
 import torch.nn.functional as F
 from open_clip.transform import PreprocessCfg
 from timm.data.config import resolve_data_config
-from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
+from timm.data.imagenet_info import infer_imagenet_subset
 from torch import Tensor, nn
 
 from finercam_clip.checks import choice
 from finercam_clip.concepts.classes import named_head
+from finercam_clip.concepts.imagenet import classes_of
 from finercam_clip.concepts.vocabulary import class_names
 from finercam_clip.errors import InputError, shown
 from finercam_clip.loaded import LoadedModel
@@ -84,10 +85,8 @@ def loaded_classifier(
     """Loads a classifier. See `load_classifier`."""
     if not isinstance(backbone, (str, type(None))):
         raise InputError(f"a backbone is named by a text, not {shown(backbone)}")
-    dtype, place = dtype_named(precision), device_named(device)
-    if dtype == torch.float16 and place.type == "cpu":  # CPUs have no kernels for it: a photo takes a minute
-        warnings.warn("fp16 takes many times as long on a CPU: computing in fp32", stacklevel=3)
-        dtype = torch.float32
+    place = device_named(device)
+    dtype = _pixel_type(precision, place)
     if backbone is None:
         if head is None:
             raise InputError("a classifier needs a backbone, a head, or both: name one of timm's models, or 'photos'")
@@ -108,7 +107,8 @@ def loaded_backbone(
     """Loads a classifier whose head is yet to be fitted: its one class, "?", has a logit of 0. See `load_backbone`."""
     if not isinstance(backbone, str):
         raise InputError(f"a backbone is named by a text, not {shown(backbone)}")
-    dtype, place = dtype_named(precision), device_named(device)
+    place = device_named(device)
+    dtype = _pixel_type(precision, place)
     if pooling is not None:
         choice(pooling, get_args(Pooling), "pooling")
     checkpoint = None if pretrained in (None, RANDOM) else str(place_of(pretrained, "pretrained"))
@@ -118,15 +118,27 @@ def loaded_backbone(
     return classifier_of(trunk, backbone, origin, ["?"], device=place, dtype=dtype, rows=rows, pooling=pooling)
 
 
+def _pixel_type(precision: str, device: torch.device) -> torch.dtype:
+    dtype = dtype_named(precision)
+    if dtype == torch.float16 and device.type == "cpu":  # CPUs have no kernels for it: a photo takes a minute
+        warnings.warn("fp16 takes many times as long on a CPU: computing in fp32", stacklevel=4)
+        return torch.float32
+    return dtype
+
+
 def _width(trunk: Any) -> int:
     """How many features a head reads."""
     return int(getattr(trunk, "head_hidden_size", None) or trunk.num_features)
 
 
 def pooling_of(loaded: LoadedModel) -> str:
-    """What a classifier's head reads, in the words of `load_classifier`."""
+    """What a head reads of a model, in the words of `load_classifier`. Of a CLIP it reads what the CLIP itself pools."""
     trunk = getattr(loaded.tower.visual, "trunk", None)
-    if not hasattr(trunk, "num_prefix_tokens") or getattr(trunk, "attn_pool", None) is not None:
+    if (
+        loaded.tower.unit_norm
+        or not hasattr(trunk, "num_prefix_tokens")
+        or getattr(trunk, "attn_pool", None) is not None
+    ):
         return "model"
     own = {pool: name for name, pool in _GLOBAL_POOL.items()}
     return own.get(str(getattr(trunk, "global_pool", None)), "model")
@@ -158,11 +170,14 @@ def classifier_of(
     Raises:
         InputError: The head is another backbone's, or does not fit the names or the pooling.
     """
+    ids = None
     if rows is None:
         rows = _own_head(trunk, name)
-        names = _imagenet_names(trunk) if names is None else names
+        subset = infer_imagenet_subset(trunk) if names is None else None
+        if subset is not None:
+            names, ids = classes_of(subset)
     weight, bias = rows
-    space = named_head(weight, bias, names)
+    space = named_head(weight, bias, names, ids)
     _pool(trunk, pooling or "model", name)
     width = _width(trunk)
     if weight.shape[1] != width:
@@ -261,14 +276,6 @@ def _own_head(trunk: Any, name: str) -> tuple[Tensor, Tensor]:
     bias = weight.new_zeros(len(weight)) if layer.bias is None else layer.bias.detach().clone()
     check_finite({"weight": weight, "bias": bias}, f"the classifier of {name}")
     return weight, bias
-
-
-def _imagenet_names(trunk: Any) -> list[str] | None:
-    subset = infer_imagenet_subset(trunk)
-    if subset is None:
-        return None
-    info: Any = ImageNetInfo(subset)
-    return [info.index_to_description(i) for i in range(info.num_classes())]
 
 
 def _pool(trunk: Any, pooling: str, name: str) -> None:

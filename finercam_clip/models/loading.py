@@ -28,9 +28,11 @@ def device_named(device: str | None) -> torch.device:
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        place = torch.device(device)
-        if float(torch.ones(1, device=place).sum()) != 1:  # torch has devices that compute nothing, as "meta"
-            raise RuntimeError("it does not compute")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            place = torch.device(device)
+            if float(torch.ones(1, device=place).sum()) != 1:  # torch has devices that compute nothing, as "meta"
+                raise RuntimeError("it does not compute")
     except Exception as error:  # every device that this build of torch lacks has its own
         reason = one_line((str(error).strip() or type(error).__name__).splitlines()[0], 120)
         name = f"'{device}'" if isinstance(device, str) else shown(device)

@@ -47,7 +47,8 @@ def wrapped(
     parameter = next(inner.parameters(), None)
     if parameter is None or any(p.is_meta for p in inner.parameters()):
         raise InputError("the model has no weights yet (meta tensors, or none at all): load them first")
-    check_finite(inner.state_dict(), "the model")
+    state = {key: value for key, value in inner.state_dict().items() if isinstance(value, Tensor)}
+    check_finite({key: value for key, value in state.items() if value.is_floating_point()}, "the model")
     place: dict[str, Any] = {"device": parameter.device, "dtype": _pixel_type(inner)}
     if classes is None and hasattr(inner, "visual") and hasattr(inner, "encode_text"):
         return _open_clip(inner, preprocess, tokenizer, name, place)

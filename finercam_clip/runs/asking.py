@@ -11,15 +11,14 @@ from typing import Any
 import open_clip
 import timm
 import torch
-from PIL import Image
 
 from finercam_clip import __version__, checks
 from finercam_clip.concepts import ConceptSpace
 from finercam_clip.concepts.vocabulary import vocabulary_of
 from finercam_clip.datasets import DataSet, Item
+from finercam_clip.datasets.labels import check_known
 from finercam_clip.errors import InputError, shown
 from finercam_clip.explainer import Explainer
-from finercam_clip.methods import method_named
 from finercam_clip.options import Options
 from finercam_clip.paths import resolved, same_file, text_of
 from finercam_clip.presets import MODES
@@ -72,7 +71,9 @@ def _vocabulary(space: ConceptSpace, dataset: DataSet, options: Options) -> Any:
 
 
 def check_questions(space: ConceptSpace, dataset: DataSet, asked: dict[str, Asked], options: Options) -> None:
-    """Every question, before any image costs anything."""
+    """Every question, before any image costs anything. Names that are no classes are told all at once."""
+    texts = (text for question in asked.values() for text in (question["target"], *(question["contrasts"] or ())))
+    check_known(space, [text for text in texts if text is not None], options.templates)
     vocabulary = []
     if any(question["contrasts"] is None for question in asked.values()):
         vocabulary = space.vocabulary(_vocabulary(space, dataset, options))
@@ -87,14 +88,6 @@ def check_questions(space: ConceptSpace, dataset: DataSet, asked: dict[str, Aske
             ask(space, space.spoken(question["target"]), question["contrasts"], options)
         else:
             space.directions([space.concept(space.spoken(question["target"]), "target")], options.templates)
-
-
-def try_out(explainer: Explainer, options: Options) -> None:
-    """Encodes a grey picture and asks about it, so that what the model cannot do is refused before it is begun."""
-    height, width = explainer.loaded.preprocess.size
-    encoding = explainer.encode(Image.new("RGB", (width, height), "grey"), **options.encoding())
-    if not method_named(options.method).slow:  # those work on any model
-        encoding.heatmaps(encoding.embedding[None], method=options.method, refine=options.refine)
 
 
 def check_apart(folder: Path, dataset: DataSet) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finercam_clip import checks, progress, render
-from finercam_clip.concepts.classes import normalised
+from finercam_clip.concepts.words import normalised
 from finercam_clip.errors import InputError
 from finercam_clip.files import make_folder, staged, write_whole
 from finercam_clip.images import read_image

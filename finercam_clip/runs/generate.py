@@ -15,7 +15,7 @@ from PIL import Image
 from typing_extensions import Unpack
 
 from finercam_clip import checks, progress
-from finercam_clip.datasets import DataSet, Item
+from finercam_clip.datasets import DataSet, Item, Labels, labelled
 from finercam_clip.errors import InputError, UnfinishedError, shown
 from finercam_clip.explainer import Explainer, ImageEncoding
 from finercam_clip.files import MANIFEST, MAPS, check_folder, locked, make_folder
@@ -32,7 +32,6 @@ from finercam_clip.runs.asking import (
     given,
     questions_of,
     settings_of,
-    try_out,
 )
 from finercam_clip.runs.folder import (
     check_run,
@@ -44,6 +43,7 @@ from finercam_clip.runs.folder import (
     write_unreadable,
 )
 from finercam_clip.runs.records import Record, line_of
+from finercam_clip.trial import try_out
 
 BATCH = 16  # images per forward pass
 _MOST_PIXELS = 512_000_000  # of pictures in memory at a time
@@ -73,6 +73,7 @@ def generate(
     *,
     target: str | None = None,
     contrasts: Sequence[str] | None = None,
+    labels: Labels | None = None,
     batch: int = BATCH,
     **changes: Unpack[Changes],
 ) -> Summary:
@@ -92,17 +93,22 @@ def generate(
         run: The folder, a new one or that of the same run.
         target: One concept for all images.
         contrasts: What it is told apart from.
+        labels: What the classes of the data set are called in the model: a CSV file of two columns, or a mapping. A
+            class that it does not mention keeps its name.
         batch: Images per forward pass.
         changes: Any field of `Options`.
 
     Raises:
-        InputError: A class is not the model's; `run` holds a run of another question; it cannot be written to.
+        InputError: A class or a label is not the model's; `run` is another question's, or cannot be written to.
     """
     options, space = resolve_options(changes), explainer.loaded.space
     batch, folder = checks.count(batch, "batch"), place(run, "the run")
     if not isinstance(dataset, DataSet):
         raise InputError(f"generate takes a data set, as open_dataset gives it, not {shown(dataset)}")
     target, contrasts = given(target, contrasts)
+    if labels is not None and target is not None:
+        raise InputError("labels are for the data set's own classes: leave them out, or the target of all images")
+    dataset = labelled(dataset, labels, space)
     asked = {item.name: asked_of(item, target, contrasts) for item in dataset.items}
     question = lru_cache(maxsize=_QUESTIONS)(questions_of(space, dataset, options))
     check_questions(space, dataset, asked, options)

@@ -7,6 +7,7 @@
     layout   what stands on the page
     events   what each click does
     page     the page, put together: `build`
+    guard    who may ask the page, and with what
     serve    the page on a port of this machine: `serve`, `launch`, `check_installed`
 
 The functions are imported from these modules, as in `from finercam_clip.ui.ask import ask`. The package itself imports

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from finercam_clip.aviary import demo, world
-from finercam_clip.errors import InputError
+from finercam_clip.errors import InputError, shown
 from finercam_clip.explainer import Explainer, ImageEncoding
 from finercam_clip.explanation import Explanation
 from finercam_clip.models.catalogue import BUNDLED
@@ -102,7 +102,10 @@ def ask(
     )
 
 
-def _lines(text: str) -> list[str]:
+def _lines(text: str | None) -> list[str]:
+    if not isinstance(text, str | None):
+        raise InputError(f"targets and contrasts are texts, one per line, not {shown(text)}")
+    text = text or ""
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 

@@ -76,7 +76,10 @@ def connect_strip(gradio: Any, question: QuestionColumn, answer: AnswerColumn, a
     quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
     def chosen(images: Strip, event: Any) -> tuple[Any, Any, Any]:
-        file = images.files[event.index]
+        index = event.index if isinstance(event.index, int) else -1
+        if not 0 <= index < len(images.files):
+            return gradio.skip(), gradio.skip(), gradio.skip()
+        file = images.files[index]
         if event.value == "compare":
             return gradio.skip(), file, gradio.update(open=True)
         return file, gradio.skip(), gradio.skip()
@@ -113,7 +116,7 @@ def connect_downloads(gradio: Any, session: Any, answer: AnswerColumn) -> None:
     link, name = gradio.Textbox(visible=False), gradio.Textbox(visible=False)
     for file, button in answer.buttons.items():
         made = button.click(
-            partial(_file_of, file),
+            partial(_file_of, gradio, file),
             session,
             [link, name],
             api_name="download",
@@ -156,6 +159,8 @@ def _added(gradio: Any, images: Strip, uploads: list[dict[str, Any]] | None) -> 
     return more, shown, gradio.skip() if first is None else first
 
 
-def _file_of(file: str, session: Session) -> tuple[str, str]:
-    """A file of the last answers: its content as a data URL, and its name."""
+def _file_of(gradio: Any, file: str, session: Session | None) -> tuple[Any, Any]:
+    """A file of the last answers: its content as a data URL, and its name. Without answers there is none."""
+    if session is None:
+        return gradio.skip(), gradio.skip()
     return results.download(session, file), file

@@ -14,10 +14,11 @@ from huggingface_hub import constants, try_to_load_from_cache
 
 import finercam_clip
 from finercam_clip import progress
-from finercam_clip.errors import InputError
+from finercam_clip.errors import InputError, shown
 from finercam_clip.explainer import Explainer
 from finercam_clip.models.catalogue import BUNDLED, list_models
 from finercam_clip.models.classifier import PHOTOS
+from finercam_clip.models.loading import RANDOM
 from finercam_clip.options import Precision
 from finercam_clip.towers import family_of_config
 
@@ -36,11 +37,17 @@ def model_named(name: str, *, device: str | None = None, precision: Precision = 
         precision: As in `load`.
 
     Raises:
-        InputError: There is no model with that name, or it cannot be loaded.
+        InputError: There is no model with that name, it is a file on this machine, or it cannot be loaded.
     """
+    if not isinstance(name, str):
+        raise InputError(f"a model is named by a text, not {shown(name)}")
     words = name.split(maxsplit=1)
     if not words:
         raise InputError("no model is named: choose one, or type an architecture and its weights")
+    tags = [RANDOM, *open_clip.list_pretrained_tags_by_model(words[0])] if words[0] in open_clip.list_models() else None
+    if words[0].startswith(("local-dir:", "hf:")) or (tags is not None and words[1:] and words[1] not in tags):
+        # Whether there is such a file would tell whoever asks what lies on this machine.
+        raise InputError(f"the page has no model '{name}': choose one of its list, or type hf-hub:org/repo")
     if words[0] == PHOTOS:
         return finercam_clip.load_classifier(PHOTOS, device=device, precision=precision)
     return finercam_clip.load(words[0], words[1] if len(words) > 1 else None, device=device, precision=precision)
@@ -71,7 +78,7 @@ def keeping_models(first: Explainer) -> Callable[[str], Explainer]:
     def other(name: str) -> Explainer:
         return model_named(name, device=device)
 
-    return lambda name: first if name == first_name else other(name)
+    return lambda name: first if name == first_name else other(name if isinstance(name, str) else "")
 
 
 def first_model(*, device: str | None = None, precision: Precision = "fp32") -> Explainer:

@@ -13,6 +13,9 @@ from typing import Any
 
 from finercam_clip.errors import InputError
 from finercam_clip.explainer import Explainer
+from finercam_clip.files import workplace
+from finercam_clip.paths import reason
+from finercam_clip.ui.guard import Guard
 from finercam_clip.ui.page import build
 
 MAX_UPLOAD = "50mb"
@@ -44,20 +47,18 @@ def launch(
         The page, a `gradio.Blocks` that the caller closes, and its address.
 
     Raises:
-        InputError: Gradio is missing, there is no such host, or the port is taken.
+        InputError: Gradio is missing, the host is not this machine, or the port is taken.
     """
     check_installed()
     if port is not None and not 1 <= port <= 65535:
         raise InputError(f"--port is a number from 1 to 65535, not {port}")
-    try:
-        socket.getaddrinfo(host, port)  # Gradio would try an unknown one again and again
-    except OSError as error:
-        raise InputError(f"there is no host '{host}': leave --host out, or give an address of this machine") from error
+    _check_host(host)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when Gradio is imported
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     if uploads is not None:
         os.environ["GRADIO_TEMP_DIR"] = uploads  # Gradio has no argument for it
     import gradio
+    from starlette.middleware import Middleware
 
     page = build(explainer, gradio)
     try:
@@ -76,6 +77,7 @@ def launch(
             footer_links=[],
             ssr_mode=False,
             enable_monitoring=False,
+            app_kwargs={"middleware": [Middleware(Guard, page=page, host=host)]},
         )
     except OSError as error:
         ports = "none of the ports from 7860 to 7959" if port is None else f"port {port}"
@@ -83,8 +85,25 @@ def launch(
     return page, str(address)
 
 
+def _check_host(host: str) -> None:
+    """Raises InputError for an address that is not of this machine: Gradio would try every port of it for minutes."""
+    try:
+        addresses = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, ValueError) as error:
+        raise InputError(f"there is no host '{host}': leave --host out, or give an address of this machine") from error
+    for family, kind, protocol, _, address in addresses:
+        try:
+            with socket.socket(family, kind, protocol) as tried:
+                tried.bind((address[0], 0, *address[2:]))
+        except OSError as error:
+            raise InputError(
+                f"{host} is no address of this machine ({reason(error)}): leave --host out, or give one"
+            ) from error
+
+
 def serve(explainer: Explainer, host: str = "127.0.0.1", port: int | None = None) -> None:
-    """Serves the page until it is interrupted. Uploads are deleted after an hour, and at the end.
+    """Serves the page until it is interrupted. Uploads are deleted after an hour, and at the end. Those of a page
+    that was killed are deleted when the next one starts.
 
     Args:
         explainer: The model that the page begins with.
@@ -95,8 +114,8 @@ def serve(explainer: Explainer, host: str = "127.0.0.1", port: int | None = None
         InputError: As in `launch`.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a plain `kill` cleans up as Ctrl+C does
-    with tempfile.TemporaryDirectory(prefix="finercam-ui-") as uploads:
-        page, address = launch(explainer, host, port, uploads)
+    with workplace(Path(tempfile.gettempdir()), "finercam-ui-") as uploads:
+        page, address = launch(explainer, host, port, str(uploads))
         print(f"page      {address} (Ctrl+C stops it)", flush=True)
         try:
             threading.Event().wait()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -97,37 +99,133 @@ def test_only_uploads_are_read(page: tuple[Any, str], tmp_path: Path) -> None:
     shutil.copy(secret, uploaded)
     served.upload_file_set.add(str(uploaded))
     index = next(index for index, function in served.fns.items() if len(function.inputs) == 8)
-    completed = []
-    for path in (uploaded, secret):
-        file = {"path": str(path), "meta": {"_type": "gradio.FileData"}}
-        data = [None, file, None, TARGET, CONTRAST, "aviary", "hirescam", 0.6]
-        body = json.dumps({"data": data, "fn_index": index, "session_hash": path.stem}).encode()
-        headers = {"Content-Type": "application/json"}
-        urllib.request.urlopen(urllib.request.Request(f"{address}gradio_api/queue/join", body, headers)).close()
-        with urllib.request.urlopen(f"{address}gradio_api/queue/data?session_hash={path.stem}") as events:
-            messages = [json.loads(line.removeprefix(b"data:")) for line in events if line.startswith(b"data:")]
-        completed += [message for message in messages if message["msg"] == "process_completed"]
-    assert [message["success"] for message in completed] == [True, False]
-    assert "difference" in json.dumps(completed[0])
-    assert "difference" not in json.dumps(completed[1])
+
+    def ask(path: Path, **more: Any) -> list[dict[str, Any]]:
+        data = [None, {"path": str(path), **more}, None, TARGET, CONTRAST, "aviary", "hirescam", 0.6]
+        return question(address, data, index)
+
+    meta = {"meta": {"_type": "gradio.FileData"}}
+    (completed,) = ask(uploaded, **meta)
+    assert completed["success"]
+    assert "difference" in json.dumps(completed)
+    link = uploaded.with_name("link.png")
+    link.symlink_to(secret)
+    for more in (meta, {}):  # Gradio itself checks files with `meta` only
+        for path in (secret, link, uploaded / ".." / ".." / ".." / secret.name):
+            with pytest.raises(urllib.error.HTTPError) as refused:
+                ask(path, **more)
+            assert refused.value.code == 422
+
+
+def question(address: str, data: object, index: object, headers: dict[str, str] | None = None) -> list[dict[str, Any]]:
+    """Asks the page as its own script does. Returns the messages about what is done."""
+    session = os.urandom(8).hex()
+    body = json.dumps({"data": data, "fn_index": index, "session_hash": session}).encode()
+    headers = {"Content-Type": "application/json", **(headers or {})}
+    urllib.request.urlopen(urllib.request.Request(f"{address}gradio_api/queue/join", body, headers)).close()
+    with urllib.request.urlopen(f"{address}gradio_api/queue/data?session_hash={session}") as events:
+        messages = [json.loads(line.removeprefix(b"data:")) for line in events if line.startswith(b"data:")]
+    return [message for message in messages if message["msg"] == "process_completed"]
+
+
+WRONG_VALUES: list[object] = [5, True, "text", ["text"], {"path": 5}, {"path": {"path": "x"}}, {}, [], [[]]]
+
+
+@pytest.mark.parametrize("value", WRONG_VALUES, ids=repr)
+def test_values_of_any_type_give_a_line_and_no_traceback(
+    page: tuple[Any, str], capfd: pytest.CaptureFixture[str], value: object
+) -> None:
+    served, address = page
+    for index, function in served.fns.items():
+        for place in range(len(function.inputs)):
+            data: list[Any] = [None] * len(function.inputs)
+            data[place] = value
+            with contextlib.suppress(urllib.error.HTTPError):  # refused, which is one line
+                question(address, data, index)
+    with contextlib.suppress(urllib.error.HTTPError):
+        question(address, value, 1)
+    with contextlib.suppress(urllib.error.HTTPError):
+        question(address, [], value)
+    captured = capfd.readouterr()
+    assert "Traceback" not in captured.out + captured.err
+
+
+FOREIGN: list[dict[str, str]] = [
+    {"Host": "attacker.example"},  # DNS rebinding
+    {"Host": "192.0.2.7:7860"},
+    {"Host": ""},
+    {"Origin": "http://attacker.example"},
+    {"Origin": "null"},
+    {"Origin": "http://127.0.0.1:1"},  # another program of this machine
+    {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"},
+]
+
+
+@pytest.mark.parametrize("headers", FOREIGN, ids=str)
+def test_no_other_site_can_ask(page: tuple[Any, str], headers: dict[str, str]) -> None:
+    _, address = page
+    for path in ("", "config", "gradio_api/info", "gradio_api/queue/data?session_hash=x"):
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(urllib.request.Request(address + path, None, headers))
+        assert refused.value.code == 403
+
+
+def test_the_page_itself_may_ask_by_each_of_its_names(page: tuple[Any, str]) -> None:
+    _, address = page
+    port = address.rstrip("/").rsplit(":", 1)[1]
+    for name in ("127.0.0.1", "localhost", "[::1]"):
+        headers = {"Host": f"{name}:{port}", "Origin": f"http://{name}:{port}", "Sec-Fetch-Site": "same-origin"}
+        assert urllib.request.urlopen(urllib.request.Request(address, None, headers)).status == 200
+
+
+@pytest.mark.parametrize("name", ["ViT-B-32 {}", "local-dir:{}", "hf:{}", "aviary {}"])
+def test_a_models_name_does_not_tell_what_lies_on_the_machine(name: str, tmp_path: Path) -> None:
+    (tmp_path / "there").write_text("secret")
+    messages = []
+    for file in ("there", "gone!"):
+        with pytest.raises(InputError) as refused:
+            finercam_clip.ui.models.model_named(name.format(tmp_path / file))
+        messages.append(str(refused.value).replace(file, "x"))
+    assert messages[0] == messages[1]
+
+
+def test_an_address_of_another_machine_is_refused_at_once(bundled: Explainer) -> None:
+    began = time.monotonic()
+    with pytest.raises(InputError, match="no address of this machine"):
+        launch(bundled, host="192.0.2.7")
+    assert time.monotonic() - began < 5
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals")
-def test_what_was_uploaded_is_gone_when_the_command_ends(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["SIGTERM", "SIGKILL"])
+def test_what_was_uploaded_is_gone_when_the_command_ends_or_starts_again(tmp_path: Path, how: str) -> None:
     pytest.importorskip("gradio", reason="the page is the extra `ui`")
-    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    folder = _folder_of_a_page_that_ends(tmp_path, how)
+    if how == "SIGKILL":
+        assert (folder / "upload.png").exists()
+        other = _folder_of_a_page_that_ends(tmp_path, "SIGTERM")
+        assert not other.exists()
+    assert not folder.exists()
+
+
+def _folder_of_a_page_that_ends(tmp_path: Path, how: str) -> Path:
+    """Starts the page with its uploads somewhere in a folder, and ends it by a signal."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "finercam_clip", "ui"], env=environment, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", "finercam_clip", "ui", "--model", "aviary"],
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        text=True,
     )
     try:
         assert process.stdout is not None
         assert process.stdout.readline().startswith("page      http://127.0.0.1:")
         (folder,) = tmp_path.glob("finercam-ui-*")
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 130
+        (folder / "upload.png").write_bytes(b"a visitor's photograph")
+        process.send_signal(getattr(signal, how))
+        assert process.wait(30) == (130 if how == "SIGTERM" else -signal.SIGKILL)
     finally:
         process.kill()
-    assert not folder.exists()
+    return folder
 
 
 def test_the_command_opens_with_the_named_model_or_the_first_one(
