@@ -132,13 +132,9 @@ def _width(trunk: Any) -> int:
 
 
 def pooling_of(loaded: LoadedModel) -> str:
-    """What a head reads of a model, in the words of `load_classifier`. Of a CLIP it reads what the CLIP itself pools."""
+    """What a head reads of a model, in the words of `load_classifier`. Of a CLIP it reads the CLIP's own embedding."""
     trunk = getattr(loaded.tower.visual, "trunk", None)
-    if (
-        loaded.tower.unit_norm
-        or not hasattr(trunk, "num_prefix_tokens")
-        or getattr(trunk, "attn_pool", None) is not None
-    ):
+    if loaded.tower.unit_norm or not _pools_tokens(trunk):
         return "model"
     own = {pool: name for name, pool in _GLOBAL_POOL.items()}
     return own.get(str(getattr(trunk, "global_pool", None)), "model")
@@ -283,8 +279,13 @@ def _pool(trunk: Any, pooling: str, name: str) -> None:
     if pooling == "model":
         trunk.reset_classifier(0)
         return
-    if not hasattr(trunk, "num_prefix_tokens") or getattr(trunk, "attn_pool", None) is not None:
+    if not _pools_tokens(trunk):
         raise InputError(f"pooling '{pooling}' is for transformers with patch tokens; {name} takes 'model' only")
     if pooling == "token" and not trunk.num_prefix_tokens:
         raise InputError(f"{name} has no class token; its poolings are 'model' and 'mean'")
     trunk.reset_classifier(0, global_pool=_GLOBAL_POOL[pooling])
+
+
+def _pools_tokens(trunk: Any) -> bool:
+    """Whether a model of timm has patch tokens that no attention pool reads: their pooling can be chosen."""
+    return hasattr(trunk, "num_prefix_tokens") and getattr(trunk, "attn_pool", None) is None
