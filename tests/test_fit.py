@@ -534,10 +534,15 @@ def test_the_command_tells_what_it_did_and_its_head_explains(
 
 @pytest.mark.slow
 @pytest.mark.skipif(not CROPS.is_dir(), reason="the crops of CUB-200-2011 are not here")
-def test_photographs_of_80_species(tmp_path: Path, photos: Explainer) -> None:
-    """80 species, the official split: well above what a linear head on 1,000 classes of ImageNet needs to be of use."""
-    fitted = fit(photos, CROPS, tmp_path / "head.safetensors")
-    assert len(fitted.classes) == 80
-    assert (fitted.fitted, fitted.measured) == (2399, 2328)
-    assert fitted.accuracy[0] > 0.5
-    assert fit(photos, CROPS, tmp_path / "head.safetensors").computed == 0
+def test_photographs_of_20_species(tmp_path: Path, photos: Explainer) -> None:
+    """The official split of the first species. Features of 1,000 classes of ImageNet tell nine in ten of them apart."""
+    dataset = open_dataset(CROPS)
+    items = tuple(item for item in dataset.items if item.target in dataset.classes[:20])
+    some = replace(dataset, items=items)
+    fitted = fit(photos, some, tmp_path / "head.safetensors")
+    assert fitted.classes == dataset.classes[:20]
+    assert (fitted.fitted, fitted.measured) == tuple(
+        sum(i.split == split for i in items) for split in ("train", "test")
+    )
+    assert fitted.accuracy[1] > 0.8
+    assert fit(photos, some, tmp_path / "head.safetensors").computed == 0
