@@ -17,6 +17,7 @@ _HOMES = {
     "load": "models",
     "load_classifier": "models",
     "wrap": "models",
+    "fit": "fitting",
     "preset": "presets",
     "Explainer": "explainer",
     "ImageEncoding": "explainer",
@@ -33,6 +34,7 @@ __all__ = [
     "Options",
     "Question",
     "__version__",
+    "fit",
     "load",
     "load_classifier",
     "preset",
@@ -43,6 +45,7 @@ if TYPE_CHECKING:
     from finercam_clip.errors import InputError
     from finercam_clip.explainer import Explainer, ImageEncoding
     from finercam_clip.explanation import Explanation
+    from finercam_clip.fitting import fit
     from finercam_clip.models import load, load_classifier, wrap
     from finercam_clip.options import Options
     from finercam_clip.presets import preset

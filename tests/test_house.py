@@ -26,7 +26,7 @@ FLOORS = (
     "explainer",
     "models",
     "datasets evaluation bench trial",
-    "runs traits",
+    "runs traits fitting",
     "aviary",
     "ui",
     "cli",

@@ -17,6 +17,8 @@ from torch import Tensor
 
 import finercam_clip
 from finercam_clip import Explainer, Explanation, ImageEncoding, InputError, Options, Question
+from finercam_clip.fitting import Fit
+from finercam_clip.models import load_backbone
 
 # -------------------------------------------------------------------------------------------------------------- loading
 
@@ -26,6 +28,8 @@ photos: Explainer = finercam_clip.load_classifier("photos")
 cars: Explainer = finercam_clip.load_classifier(
     head=Path("cars.pth"), classes=["Acura RL Sedan 2012", "Audi S4 Sedan 2007"], pooling="mean", pretrained="random"
 )
+fitted: Fit = finercam_clip.fit("photos", "birds/", "head.safetensors", image_size=448, strength=0.01)
+backbone: Explainer = load_backbone("vit_base_patch14_dinov2.lvd142m", pooling="mean")
 
 finercam_clip.load("ViT-B-16", "openai", precision="fp8")  # type: ignore[arg-type]
 finercam_clip.load(model="ViT-B-16")  # type: ignore[call-arg]

@@ -58,7 +58,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "--head",
         "--classifier_path",
         type=path,
-        help="its linear head, a file; without --classifier, on the paper's DINOv2",
+        help="its linear head, a file; without --classifier on what it was fitted on, else on the paper's DINOv2",
     )
     parser.add_argument("--classes", help="the head's class names: a text file, or a folder of folders")
 
@@ -114,7 +114,8 @@ def load_named(arguments: argparse.Namespace, classes: Sequence[str] = ()) -> fi
 
     Args:
         arguments: With what `add_model_arguments` adds.
-        classes: The classes of the data set. They name the rows of a --head that comes without --classes.
+        classes: The classes of the data set. They name the rows of a --head that comes without names and without
+            --classes.
 
     Raises:
         InputError: The arguments contradict each other, or the model cannot be loaded.
@@ -122,11 +123,15 @@ def load_named(arguments: argparse.Namespace, classes: Sequence[str] = ()) -> fi
     if arguments.classifier is not None or arguments.head is not None:
         if arguments.model is not None:
             raise InputError("give --model (a CLIP) or --classifier and --head, not both")
-        with progress.waiting(f"loading {arguments.classifier or 'DINOv2'}"):
+        from finercam_clip.models.heads import read_notes
+
+        notes = None if arguments.head is None else read_notes(arguments.head)
+        nameless = arguments.head is not None and classes and notes is None
+        with progress.waiting(f"loading {arguments.classifier or ('DINOv2' if notes is None else notes.backbone)}"):
             return finercam_clip.load_classifier(
                 arguments.classifier,
                 arguments.head,
-                arguments.classes or (classes if arguments.head is not None and classes else None),
+                arguments.classes or (classes if nameless else None),
                 pretrained=arguments.pretrained,
                 device=arguments.device,
                 precision=arguments.precision,

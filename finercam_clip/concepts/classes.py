@@ -32,12 +32,14 @@ class ClassSpace:
             w . f + b is a dot product like any other. Nothing moves that 1, so the bias is in the scores and never in a
             map.
         reads: What the head reads of the backbone, as `run.json` has it.
+        biased: Whether rows end in a bias. On a CLIP's image tower they are [K, D], for no 1 stands behind f.
         ids: The WordNet ids of the classes; () where they have none.
     """
 
     names: tuple[str, ...]
     rows: Tensor
     reads: str = "model"
+    biased: bool = True
     ids: tuple[str, ...] = ()
 
     score: ClassVar[Score] = "logit"
@@ -98,7 +100,7 @@ class ClassSpace:
 
     def bare(self, directions: Tensor) -> Tensor:
         """Weights of unit norm: a bias is no part of a direction."""
-        return unit_norm(directions[:, :-1])
+        return unit_norm(directions[:, :-1] if self.biased else directions)
 
     def described(self) -> dict[str, Any]:
         """How many classes, a fingerprint of the head, and what it reads."""

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from finercam_clip.explainer import Explainer
-from finercam_clip.models.classifier import loaded_classifier
+from finercam_clip.models.classifier import loaded_backbone
+from finercam_clip.models.fitted import loaded_by_head, with_head
 from finercam_clip.models.hub import PREFIX, loaded_hub
 from finercam_clip.models.memory import Classes, wrapped
 from finercam_clip.models.openclip import loaded_clip
@@ -69,7 +70,19 @@ def load_classifier(
     Raises:
         InputError: One of these cannot be used. The message says what can.
     """
-    return Explainer(loaded_classifier(backbone, head, classes, pretrained, pooling, device, precision))
+    return loaded_by_head(backbone, head, classes, pretrained, pooling, device, precision)
+
+
+def load_backbone(
+    backbone: str,
+    *,
+    pretrained: str | Path | None = None,
+    pooling: Pooling | None = None,
+    device: str | None = None,
+    precision: Precision = "fp32",
+) -> Explainer:
+    """Loads a backbone without any head, for `finercam_clip.fit`. See `load_classifier` for the arguments."""
+    return Explainer(loaded_backbone(backbone, pretrained, pooling, device, precision))
 
 
 def wrap(
@@ -103,4 +116,4 @@ def wrap(
     return Explainer(wrapped(model, preprocess, tokenizer, classes, target_layer, name))
 
 
-__all__ = ["load", "load_classifier", "wrap"]
+__all__ = ["load", "load_backbone", "load_classifier", "with_head", "wrap"]

@@ -85,10 +85,8 @@ def loaded_classifier(
     """Loads a classifier. See `load_classifier`."""
     if not isinstance(backbone, (str, type(None))):
         raise InputError(f"a backbone is named by a text, not {shown(backbone)}")
-    dtype, place = dtype_named(precision), device_named(device)
-    if dtype == torch.float16 and place.type == "cpu":  # CPUs have no kernels for it: a photo takes a minute
-        warnings.warn("fp16 takes many times as long on a CPU: computing in fp32", stacklevel=3)
-        dtype = torch.float32
+    place = device_named(device)
+    dtype = _pixel_type(precision, place)
     if backbone is None:
         if head is None:
             raise InputError("a classifier needs a backbone, a head, or both: name one of timm's models, or 'photos'")
@@ -101,6 +99,45 @@ def loaded_classifier(
     trunk, origin = _trunk(backbone, RANDOM if pretrained == RANDOM else checkpoint, rows is not None)
     trunk.eval().requires_grad_(False)
     return classifier_of(trunk, backbone, origin, names, device=place, dtype=dtype, rows=rows, pooling=pooling)
+
+
+def loaded_backbone(
+    backbone: str, pretrained: str | Path | None, pooling: str | None, device: str | None, precision: str
+) -> LoadedModel:
+    """Loads a classifier whose head is yet to be fitted: its one class, "?", has a logit of 0. See `load_backbone`."""
+    if not isinstance(backbone, str):
+        raise InputError(f"a backbone is named by a text, not {shown(backbone)}")
+    place = device_named(device)
+    dtype = _pixel_type(precision, place)
+    if pooling is not None:
+        choice(pooling, get_args(Pooling), "pooling")
+    checkpoint = None if pretrained in (None, RANDOM) else str(place_of(pretrained, "pretrained"))
+    trunk, origin = _trunk(backbone, RANDOM if pretrained == RANDOM else checkpoint, True)
+    trunk.eval().requires_grad_(False)
+    rows = torch.zeros(1, _width(trunk)), torch.zeros(1)
+    return classifier_of(trunk, backbone, origin, ["?"], device=place, dtype=dtype, rows=rows, pooling=pooling)
+
+
+def _pixel_type(precision: str, device: torch.device) -> torch.dtype:
+    dtype = dtype_named(precision)
+    if dtype == torch.float16 and device.type == "cpu":  # CPUs have no kernels for it: a photo takes a minute
+        warnings.warn("fp16 takes many times as long on a CPU: computing in fp32", stacklevel=4)
+        return torch.float32
+    return dtype
+
+
+def _width(trunk: Any) -> int:
+    """How many features a head reads."""
+    return int(getattr(trunk, "head_hidden_size", None) or trunk.num_features)
+
+
+def pooling_of(loaded: LoadedModel) -> str:
+    """What a head reads of a model, in the words of `load_classifier`. Of a CLIP it reads the CLIP's own embedding."""
+    trunk = getattr(loaded.tower.visual, "trunk", None)
+    if loaded.tower.unit_norm or not _pools_tokens(trunk):
+        return "model"
+    own = {pool: name for name, pool in _GLOBAL_POOL.items()}
+    return own.get(str(getattr(trunk, "global_pool", None)), "model")
 
 
 def classifier_of(
@@ -138,7 +175,7 @@ def classifier_of(
     weight, bias = rows
     space = named_head(weight, bias, names, ids)
     _pool(trunk, pooling or "model", name)
-    width = getattr(trunk, "head_hidden_size", None) or trunk.num_features
+    width = _width(trunk)
     if weight.shape[1] != width:
         raise InputError(f"the head reads {weight.shape[1]} features, {name} gives {width}: it is another backbone's")
     reads = getattr(trunk, "global_pool", None)
@@ -242,8 +279,13 @@ def _pool(trunk: Any, pooling: str, name: str) -> None:
     if pooling == "model":
         trunk.reset_classifier(0)
         return
-    if not hasattr(trunk, "num_prefix_tokens") or getattr(trunk, "attn_pool", None) is not None:
+    if not _pools_tokens(trunk):
         raise InputError(f"pooling '{pooling}' is for transformers with patch tokens; {name} takes 'model' only")
     if pooling == "token" and not trunk.num_prefix_tokens:
         raise InputError(f"{name} has no class token; its poolings are 'model' and 'mean'")
     trunk.reset_classifier(0, global_pool=_GLOBAL_POOL[pooling])
+
+
+def _pools_tokens(trunk: Any) -> bool:
+    """Whether a model of timm has patch tokens that no attention pool reads: their pooling can be chosen."""
+    return hasattr(trunk, "num_prefix_tokens") and getattr(trunk, "attn_pool", None) is None

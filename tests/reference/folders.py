@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
-from finercam_clip.aviary import drawing
+from finercam_clip.aviary import drawing, world
 from finercam_clip.aviary.demo import BIRD
 
 CLASSES = (
@@ -35,3 +36,15 @@ def draw_birds(root: Path) -> Path:
 def tree(folder: Path) -> dict[str, bytes]:
     """Every file below a folder: its name and its bytes."""
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def draw_species(root: Path, train: int = 4, test: int = 3, species: int = 3) -> Path:
+    """Pictures of several species of birds by class, 96 pixels each, in train/ and test/; without tests in no split."""
+    for number in range(species):
+        bird = world.sample_bird(np.random.default_rng(100 + number))
+        for i in range(train + test):
+            split = "" if not test else "train" if i < train else "test"
+            folder = root / split / f"{number + 1:03}.Species_{'ABCDEFG'[number]}"
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(drawing.draw(bird, 1000 * number + i, size=96).image).save(folder / f"{i:05}.png")
+    return root
