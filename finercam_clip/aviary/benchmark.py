@@ -17,7 +17,7 @@ from torch import Tensor
 from finercam_clip import progress
 from finercam_clip.aviary.questions import KINDS, BirdQuestion, make_question
 from finercam_clip.errors import InputError
-from finercam_clip.evaluation import metrics
+from finercam_clip.evaluation import faithfulness, metrics
 from finercam_clip.evaluation.intervals import Interval, bootstrap, mean
 from finercam_clip.explainer import Explainer, ImageEncoding
 from finercam_clip.explanation import Explanation
@@ -61,7 +61,7 @@ class Row:
             * near: the same within half a cell of the grid, because a map cannot show anything finer.
             * energy: the part's share of the heat.
             * precision: average precision of the heatmap as a detector of the part's pixels.
-            * drop: relative confidence drop (see `metrics.confidence_drop`).
+            * drop: relative confidence drop (see `faithfulness.confidence_drop`).
             * chance: the part's share of the picture.
             * flagged, for absent targets: how often the explanation comes with a caution.
             * auroc, for absent targets: of the cosine, true texts against absent ones.
@@ -137,7 +137,7 @@ def _scores(
             encoding.explain(question.target, [question.contrast], method=method, **changes)
             for question, encoding in zip(batch, encodings, strict=True)
         ]
-        masked = explainer.encode([metrics.without_hottest(e.image, e.heatmap) for e in explanations])
+        masked = explainer.encode([faithfulness.without_hottest(e.image, e.heatmap) for e in explanations])
         scores[method, objective] = [
             _score(question, explanation, _probabilities(before, texts), _probabilities(after, texts))
             for question, explanation, texts, before, after in zip(
@@ -167,7 +167,7 @@ def _score(
         "near": float(metrics.near(answer, peak, half_a_cell)),
         "energy": metrics.energy(heat, answer),
         "precision": metrics.average_precision(heat, answer),
-        "drop": metrics.confidence_drop(before, after),
+        "drop": faithfulness.confidence_drop(before, after),
         "chance": float(answer.mean()),
     }
     if question.kind == "two birds":  # both texts are true
