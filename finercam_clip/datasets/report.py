@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from finercam_clip import progress
 from finercam_clip.datasets.cub import CUB
 from finercam_clip.datasets.items import DataSet
+from finercam_clip.datasets.truth import check_truth
+from finercam_clip.datasets.truth_files import find_truth
 from finercam_clip.errors import InputError
 from finercam_clip.images import read_image
 from finercam_clip.paths import look
@@ -32,12 +34,14 @@ class Report:
         missing: The names of images whose files do not exist.
         unreadable: The name of an image, or of a folder with "/" behind it -> why it cannot be read.
         empty: The classes without images.
+        truth: What is known about where the targets are, in words.
     """
 
     dataset: DataSet
     missing: tuple[str, ...]
     unreadable: dict[str, str]
     empty: tuple[str, ...]
+    truth: tuple[str, ...] = ()
 
     @property
     def complete(self) -> bool:
@@ -61,6 +65,7 @@ class Report:
         if dataset.kind == CUB:
             for name, images in (("parts", dataset.parts), ("attributes", dataset.attributes)):
                 lines.append(f"{name:12} " + (f"of {len(images):,} images" if images else "not there"))
+        lines += [f"truth        {kind}" for kind in self.truth]
         for title, names in (
             ("left out", [f"{name}: finercam-clip made it" for name in dataset.made]),
             ("missing", self.missing),
@@ -90,4 +95,14 @@ def check(dataset: DataSet) -> Report:
     used = {item.target for item in dataset.items}
     locked = {name.rstrip("/").rsplit("/", 1)[-1] for name in dataset.left_out}
     empty = tuple(name for name in dataset.classes if name not in used | locked)
-    return Report(dataset, tuple(missing), unreadable, empty)
+    return Report(dataset, tuple(missing), unreadable, empty, _truth_of(dataset))
+
+
+def _truth_of(dataset: DataSet) -> tuple[str, ...]:
+    """What is known about where the targets are, or why it cannot be used."""
+    try:
+        truth = find_truth(dataset)
+        check_truth(truth, ((item.name, item.path) for item in dataset.items))
+    except InputError as error:
+        return (f"cannot be used: {error}",)
+    return truth.kinds
