@@ -15,7 +15,7 @@ import warnings
 from typing import Any, NoReturn
 
 from finercam_clip import __version__, progress
-from finercam_clip.cli import data, explain, tables
+from finercam_clip.cli import data, evaluate, explain, tables
 from finercam_clip.cli.arguments import Run
 from finercam_clip.errors import InputError
 
@@ -47,7 +47,7 @@ def build_parser() -> argparse.ArgumentParser:
         command.set_defaults(run=run)
         return command
 
-    for module in (explain, data, tables):
+    for module in (explain, data, evaluate, tables):
         module.add_commands(add_command)
     return parser
 

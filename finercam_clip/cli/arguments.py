@@ -35,13 +35,13 @@ def add_question_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--refine", help="what follows the method: 'affinity', as in CLIP-ES")
     parser.add_argument(
-        "--layer", type=_layer, action="append", help="target layer: an index (-1 is the last) or a name; repeatable"
+        "--layer", type=layer, action="append", help="target layer: an index (-1 is the last) or a name; repeatable"
     )
     parser.add_argument("--objective", help=f"what is explained ({Options.objective})")
     parser.add_argument("--gamma", type=float, default=Options.gamma, help="comparison strength (%(default)s)")
     parser.add_argument("--pooling", help=f"'model', 'token', or 'mean' as in CLIP-ES ({Options.pooling})")
     parser.add_argument(
-        "--image-size", type=_image_size, help="size of the model's input: 448, 448x672 (height x width) or 'native'"
+        "--image-size", type=image_size, help="size of the model's input: 448, 448x672 (height x width) or 'native'"
     )
 
 
@@ -58,14 +58,16 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--classes", help="the head's class names: a text file, or a folder of folders")
 
 
-def _image_size(text: str) -> int | tuple[int, int] | str:
+def image_size(text: str) -> int | tuple[int, int] | str:
+    """--image-size as `Options.image_size` has it."""
     if text == "native":
         return text
     height, *width = (int(side) for side in text.split("x"))
     return (height, width[0]) if width else height
 
 
-def _layer(text: str) -> int | str:
+def layer(text: str) -> int | str:
+    """--layer as `Options.layer` has it."""
     return int(text) if text.lstrip("-").isdigit() else text
 
 
