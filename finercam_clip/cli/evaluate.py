@@ -54,6 +54,12 @@ def add_commands(add_command: AddCommand) -> None:
     command.add_argument("--json", action="store_true", help="print as JSON")
     drawn = command.add_argument_group("aviary and sanity")
     drawn.add_argument("--questions", type=int, help="held-out questions of each kind (aviary: 200, sanity: 50)")
+    drawn.add_argument(
+        "--causal",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="aviary: draw each bird again with its traits swapped",
+    )
     drawn.add_argument("--kind", action="append", help="aviary: repeat for several (default: all)")
     real = command.add_argument_group("a data set")
     real.add_argument("--split", help="only this part of the data set: train, test, ...")
@@ -111,6 +117,7 @@ def _of_world(arguments: argparse.Namespace) -> str:
             methods=[*METHODS, *PRESETS] if "all" in (arguments.method or []) else arguments.method or _EVALUATED,
             objectives=arguments.objective or ["similarity", "finer"],
             gamma=gammas[0],
+            causal=arguments.causal,
             **settings,
         )
         rows, table = [vars(result) for result in results], benchmark.format_table(results)
