@@ -34,6 +34,8 @@ _UPRIGHT = {  # its value -> how to turn the stored picture
     8: Image.Transpose.ROTATE_90,
 }
 
+_SIDEWAYS = (5, 6, 7, 8)  # the values that swap width and height
+
 
 def read_image(source: ImageInput) -> Image.Image:
     """The picture as a person sees it: upright (EXIF), 8 bit RGB, alpha over white, the first frame of an animation.
@@ -65,6 +67,13 @@ def read_with_fingerprint(path: Path) -> tuple[Image.Image, Fingerprint]:
     with _open(path) as file:
         image = _check_shape(_decoded(file, str(path)), str(path))
         return image, fingerprint(file, path)
+
+
+def upright_size(path: Path) -> tuple[int, int]:
+    """(H, W) of a picture as a person sees it, from its header. Raises InputError where that cannot be read."""
+    with _open(path) as file, _decoding_errors(str(path)), Image.open(file) as image:
+        turned = _orientation(image) in _SIDEWAYS
+        return (image.width, image.height) if turned else (image.height, image.width)
 
 
 def _open(path: Path) -> BinaryIO:

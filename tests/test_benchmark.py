@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from finercam_clip import InputError
-from finercam_clip.aviary import benchmark, questions
+from finercam_clip.aviary import benchmark, causal, drawing, questions, world
 from finercam_clip.evaluation import metrics
 from finercam_clip.explainer import Explainer
 
@@ -21,7 +21,7 @@ def test_no_questions_and_unknown_kinds_are_errors() -> None:
 
 
 def test_differences_are_taken_question_by_question(bundled: Explainer) -> None:
-    rows = benchmark.evaluate(bundled, kinds=["species"], methods=["hirescam"], questions=8)
+    rows = benchmark.evaluate(bundled, kinds=["species"], methods=["hirescam"], questions=8, causal=False)
     assert [row.objective for row in rows] == ["similarity", "finer", "finer - similarity"]
     plain, finer, gain = rows
     for name in ("pointing", "near", "energy", "precision", "drop"):
@@ -59,7 +59,7 @@ def test_a_row_is_the_mean_of_its_questions(bundled: Explainer) -> None:
 
 
 def test_rows_are_the_same_after_json_and_the_table_leaves_empty_columns_out(bundled: Explainer) -> None:
-    rows = benchmark.evaluate(bundled, kinds=["two birds", "absent"], methods=["hirescam"], questions=3)
+    rows = benchmark.evaluate(bundled, kinds=["two birds", "absent"], methods=["hirescam"], questions=3, causal=False)
     kept = [benchmark.Row(**row) for row in json.loads(json.dumps([vars(row) for row in rows]))]
     table = benchmark.format_table(rows)
     assert benchmark.format_table(kept) == table
@@ -69,3 +69,53 @@ def test_rows_are_the_same_after_json_and_the_table_leaves_empty_columns_out(bun
     assert rule.count("---:") == header.count("|") - 4
     assert [line.split(" | ")[0] for line in lines] == ["| 3 two birds"] * 3 + ["| 3 absent"]
     assert set(rows[-1].figures) == {"flagged", "auroc"}
+
+
+# ------------------------------------------------------------------------------------------------------- causal truth
+
+
+def test_swaps_change_one_trait_each_of_the_same_picture(bundled: Explainer) -> None:
+    """The effects are recomputed by hand: drawn again, encoded, scored."""
+    question = questions.make_question("species", 3)
+    texts = bundled.embed([question.target, question.contrast])
+    swaps = causal.swaps_of(bundled, question, bundled.encode(question.scene.image).embedding, texts)
+    assert (drawing.draw(question.scene.birds, question.key, size=questions.SIZE).image == question.scene.image).all()
+    rng = np.random.default_rng((*question.key, 77))
+    scale = bundled.loaded.space.scale
+    whole = bundled.explain(question.scene.image, question.target, [question.contrast]).similarities
+    falls: dict[str, list[float]] = {}
+    for slot in world.SLOTS:
+        part = world.part_of(slot)
+        if part in swaps.after:
+            bird = world.change_trait(question.scene.birds[0], slot, rng)
+            assert sum(a != b for a, b in zip(bird.values, question.scene.birds[0].values, strict=True)) == 1
+            image = drawing.draw(bird, question.key, size=questions.SIZE).image
+            now = bundled.explain(image, question.target, [question.contrast]).similarities
+            lost = {text: scale * (whole[text] - now[text]) for text in whole}
+            falls.setdefault(part, []).append(lost[question.target] - 0.6 * lost[question.contrast])
+    effects = swaps.effects("finer", 0.6)
+    assert set(effects) == set(falls)
+    for part, values in falls.items():
+        assert effects[part] == pytest.approx(max(values), abs=2e-2)
+
+
+def test_agreement_orders_maps_by_their_quality() -> None:
+    """The effects themselves as heat agree; their complement does not; noise is in between."""
+    question = questions.make_question("species", 5)
+    masks = question.scene.masks[0]
+    effects = {part: float(i) for i, part in enumerate(p for p in world.PARTS if masks[p].mean() >= 0.002)}
+    truth = sum(effects[part] * masks[part] for part in effects).astype(np.float32)
+    complement = (max(effects.values()) - truth).astype(np.float32)
+    noise = np.random.default_rng(0).random(truth.shape).astype(np.float32)
+    ranks = [causal.agreement(heat, question, effects)["causal rank"] for heat in (truth, noise, complement)]
+    assert ranks[0] > ranks[1] > ranks[2]
+    assert [ranks[0], ranks[2]] == pytest.approx([1, -1])
+    assert causal.agreement(truth, question, effects)["causal hit"] == 1
+    assert causal.agreement(complement, question, effects)["causal hit"] == 0
+    assert causal.agreement(np.zeros_like(truth), question, effects) == {"causal rank": 0, "causal hit": 0}
+
+
+def test_causal_columns_stand_beside_the_others(bundled: Explainer) -> None:
+    rows = benchmark.evaluate(bundled, kinds=["attribute"], methods=["hirescam"], questions=2)
+    assert "| drop | causal rank | causal hit | chance |" in benchmark.format_table(rows)
+    assert {"causal rank", "causal hit"} <= set(rows[-1].figures)  # of the difference, too

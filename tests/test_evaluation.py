@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from finercam_clip.evaluation import intervals, metrics
+from finercam_clip.evaluation import faithfulness, intervals, metrics
 
 
 def test_average_precision_of_perfect_inverted_and_constant_heat() -> None:
@@ -41,7 +41,7 @@ def test_masking_takes_the_hottest_pixels_and_no_others() -> None:
     image = rng.integers(0, 200, (40, 50, 3)).astype(np.uint8)
     image[0, 0] = 255
     heat = rng.random((40, 50)).astype(np.float32)
-    masked = metrics.without_hottest(image, heat)
+    masked = faithfulness.without_hottest(image, heat)
     changed = (masked != image).any(-1)
     assert abs(int(changed.sum()) - 100) <= 1  # 5 % of 2,000; a pixel may have the mean colour already
     assert heat[changed].min() > heat[~changed].max() - 0.01
@@ -50,7 +50,7 @@ def test_masking_takes_the_hottest_pixels_and_no_others() -> None:
 
 def test_relative_confidence_drop_is_the_papers() -> None:
     before, after = np.float32([0.7, 0.2, 0.1]), np.float32([0.3, 0.5, 0.2])
-    assert metrics.confidence_drop(before, after) == pytest.approx((0.7 - 0.3) - (0.2 - 0.5))
+    assert faithfulness.confidence_drop(before, after) == pytest.approx((0.7 - 0.3) - (0.2 - 0.5))
 
 
 def test_a_peak_points_at_the_answer_if_it_is_on_it_and_is_near_up_to_the_tolerance() -> None:

@@ -25,9 +25,10 @@ FLOORS = (
     "questions",
     "explainer",
     "models",
-    "datasets evaluation bench trial",
-    "runs traits fitting",
-    "aviary",
+    "datasets bench trial",
+    "runs traits",
+    "evaluation",
+    "fitting aviary",
     "ui",
     "cli",
 )

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from finercam_clip import progress
+from finercam_clip.aviary.causal import agreement, swaps_of
 from finercam_clip.aviary.questions import KINDS, BirdQuestion, make_question
 from finercam_clip.errors import InputError
-from finercam_clip.evaluation import metrics
+from finercam_clip.evaluation import faithfulness, metrics
 from finercam_clip.evaluation.intervals import Interval, bootstrap, mean
 from finercam_clip.explainer import Explainer, ImageEncoding
 from finercam_clip.explanation import Explanation
@@ -33,11 +34,14 @@ FIGURES = (
     "energy",
     "precision",
     "drop",
+    "causal rank",
+    "causal hit",
     "chance",
     "flagged",
     "auroc",
 )  # of a `Row`
-_COMPARED = ("pointing", "near", "energy", "precision", "drop")  # the figures that an objective can change
+# The figures that an objective can change.
+_COMPARED = ("pointing", "near", "energy", "precision", "drop", "causal rank", "causal hit")
 _DIFFERENCES = (("finer", "similarity"), ("finer-rectified", "similarity"), ("finer-rectified", "finer"))
 _BATCH = 32
 
@@ -61,7 +65,9 @@ class Row:
             * near: the same within half a cell of the grid, because a map cannot show anything finer.
             * energy: the part's share of the heat.
             * precision: average precision of the heatmap as a detector of the part's pixels.
-            * drop: relative confidence drop (see `metrics.confidence_drop`).
+            * drop: relative confidence drop (see `faithfulness.confidence_drop`).
+            * causal rank: rank correlation of the parts' heat with what swapping their traits does to the score.
+            * causal hit: how often the hottest part is the one whose swap does most (see `causal`).
             * chance: the part's share of the picture.
             * flagged, for absent targets: how often the explanation comes with a caution.
             * auroc, for absent targets: of the cosine, true texts against absent ones.
@@ -83,6 +89,7 @@ def evaluate(
     gamma: float = Options.gamma,
     questions: int = 200,
     seed: int = 0,
+    causal: bool = True,
 ) -> list[Row]:
     """Asks held-out questions of each kind and scores every answer.
 
@@ -94,6 +101,7 @@ def evaluate(
         gamma: How strongly the contrast is subtracted.
         questions: How many questions of each kind.
         seed: The first question's; the others follow one by one.
+        causal: Whether each bird is drawn again with its traits swapped, a dozen pictures more per question.
 
     Raises:
         InputError: There is no such kind, method, objective or seed, or no question at all.
@@ -107,25 +115,33 @@ def evaluate(
         for start in progress.each(range(0, questions, _BATCH), f"{kind} questions", unit="batch"):
             batch = [make_question(kind, seed + i) for i in range(start, min(start + _BATCH, questions))]
             absent = kind == "absent"
-            new = {("", ""): _presence(explainer, batch)} if absent else _scores(explainer, batch, settings, gamma)
+            new = (
+                {("", ""): _presence(explainer, batch)}
+                if absent
+                else _scores(explainer, batch, settings, gamma, causal)
+            )
             for setting, values in new.items():
                 scores.setdefault(setting, []).extend(values)
         for method, (one, other) in itertools.product(methods if kind != "absent" else (), _DIFFERENCES):
             if {one, other} <= set(objectives):
                 pairs = zip(scores[method, one], scores[method, other], strict=True)
-                differences = [{name: a[name] - b[name] for name in _COMPARED} for a, b in pairs]
+                differences = [{name: a[name] - b[name] for name in _COMPARED if name in a} for a, b in pairs]
                 scores[method, f"{one} - {other}"] = differences
         rows += [_row(kind, setting, values) for setting, values in scores.items()]
     return rows
 
 
 def _scores(
-    explainer: Explainer, batch: Sequence[BirdQuestion], settings: Sequence[Setting], gamma: float
+    explainer: Explainer, batch: Sequence[BirdQuestion], settings: Sequence[Setting], gamma: float, causal: bool
 ) -> dict[Setting, list[Scores]]:
     """The figures of every question of a batch, under every method and objective."""
     images = [question.scene.image for question in batch]
     whole = explainer.encode(images)
     embedded = [explainer.embed([question.target, *question.siblings]) for question in batch]
+    swaps = [
+        swaps_of(explainer, question, encoding.embedding, texts[:2]) if causal else None
+        for question, encoding, texts in zip(batch, whole, embedded, strict=True)
+    ]
     scores = {}
     for method, objective in settings:
         # A preset brings its own objective. Without contrast it keeps its other options and takes the similarity.
@@ -137,13 +153,18 @@ def _scores(
             encoding.explain(question.target, [question.contrast], method=method, **changes)
             for question, encoding in zip(batch, encodings, strict=True)
         ]
-        masked = explainer.encode([metrics.without_hottest(e.image, e.heatmap) for e in explanations])
+        masked = explainer.encode([faithfulness.without_hottest(e.image, e.heatmap) for e in explanations])
         scores[method, objective] = [
             _score(question, explanation, _probabilities(before, texts), _probabilities(after, texts))
             for question, explanation, texts, before, after in zip(
                 batch, explanations, embedded, whole, masked, strict=True
             )
         ]
+        own = zip(scores[method, objective], batch, explanations, swaps, strict=True)
+        for score, question, explanation, swap in own:
+            if swap is not None:
+                effects = swap.effects(explanation.options.objective, gamma)
+                score |= agreement(explanation.heatmap, question, effects)
     return scores
 
 
@@ -167,7 +188,7 @@ def _score(
         "near": float(metrics.near(answer, peak, half_a_cell)),
         "energy": metrics.energy(heat, answer),
         "precision": metrics.average_precision(heat, answer),
-        "drop": metrics.confidence_drop(before, after),
+        "drop": faithfulness.confidence_drop(before, after),
         "chance": float(answer.mean()),
     }
     if question.kind == "two birds":  # both texts are true

@@ -23,7 +23,7 @@ KINDS = {
     "absent": "one part named, and the target is not in the picture",
 }
 SIZE = 256  # pixels along each side of a question's picture
-_SMALLEST = 0.002  # share of the picture; a part that shows less is not asked about
+SMALLEST = 0.002  # share of the picture; a part that shows less is not asked about
 
 Traits = tuple[world.Trait, ...]
 
@@ -42,6 +42,7 @@ class BirdQuestion:
         answer: The pixels of that part, bool [H, W].
         siblings: The target with every other value of the changed trait. The contrast comes first. If the kind is
             "absent", the text that is true comes last.
+        key: What the picture was drawn from: `drawing.draw` with it gives the same pose, light and background.
     """
 
     kind: str
@@ -51,6 +52,7 @@ class BirdQuestion:
     part: str
     answer: NDArray[np.bool_]
     siblings: tuple[str, ...]
+    key: tuple[int, ...]
 
 
 def make_question(kind: str, seed: int) -> BirdQuestion:
@@ -87,7 +89,7 @@ def _attempt(kind: str, key: tuple[int, ...]) -> BirdQuestion | None:
     scene = drawing.draw(birds, key, size=SIZE)
     part = world.part_of(changed)
     answer = scene.masks[0][part]
-    if answer.mean() < _SMALLEST:
+    if answer.mean() < SMALLEST:
         return None
     values = [bird[changed], *others]  # of the changed trait, the target's first
     if kind == "absent":
@@ -101,6 +103,7 @@ def _attempt(kind: str, key: tuple[int, ...]) -> BirdQuestion | None:
         part=part,
         answer=answer,
         siblings=tuple(siblings),
+        key=key,
     )
 
 

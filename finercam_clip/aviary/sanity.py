@@ -11,15 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
-from torch import nn
 
 from finercam_clip import progress
 from finercam_clip.aviary import drawing, world
 from finercam_clip.aviary.questions import SIZE, BirdQuestion, make_question
 from finercam_clip.errors import InputError
+from finercam_clip.evaluation.controls import reset
 from finercam_clip.explainer import Explainer
 from finercam_clip.tables import markdown
 from finercam_clip.towers import tower_of
@@ -92,16 +91,6 @@ def _random_weights(explainer: Explainer, questions: Sequence[BirdQuestion]) -> 
         bound = 0.2 if layer is first else None
         checks.append(Check(f"random weights, output down to {name}", "rank correlation of maps", value, bound))
     return checks
-
-
-def reset(layer: nn.Module) -> None:
-    """Gives the parameters of a layer fresh values: N(0, 0.02) to matrices, 1 to gains, 0 to biases."""
-    torch.manual_seed(0)
-    for name, parameter in layer.named_parameters():
-        if parameter.ndim >= 2:
-            nn.init.normal_(parameter, std=0.02)
-        else:
-            nn.init.constant_(parameter, float(name.endswith("weight")))
 
 
 def _equal_traits(explainer: Explainer, questions: Sequence[BirdQuestion]) -> Check:

@@ -13,7 +13,7 @@ import warnings
 from typing import Any, NoReturn
 
 from finercam_clip import __version__, progress
-from finercam_clip.cli import data, explain, fit, tables
+from finercam_clip.cli import data, evaluate, explain, fit, tables
 from finercam_clip.cli.arguments import Run
 from finercam_clip.cli.terminal import complain, finish, prepare
 from finercam_clip.errors import InputError, UnfinishedError
@@ -53,7 +53,7 @@ def build_parser() -> argparse.ArgumentParser:
         command.set_defaults(run=run)
         return command
 
-    for module in (explain, data, fit, tables):
+    for module in (explain, data, fit, evaluate, tables):
         module.add_commands(add_command)
     return parser
 

@@ -37,13 +37,13 @@ def add_question_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--refine", help="what follows the method: 'affinity', as in CLIP-ES")
     parser.add_argument(
-        "--layer", type=_layer, action="append", help="target layer: an index (-1 is the last) or a name; repeatable"
+        "--layer", type=layer, action="append", help="target layer: an index (-1 is the last) or a name; repeatable"
     )
     parser.add_argument("--objective", help=f"what is explained ({Options.objective})")
     parser.add_argument("--gamma", type=float, default=Options.gamma, help="comparison strength (%(default)s)")
     parser.add_argument("--pooling", help=f"'model', 'token', or 'mean' as in CLIP-ES ({Options.pooling})")
     parser.add_argument(
-        "--image-size", type=_image_size, help="size of the model's input: 448, 448x672 (height x width) or 'native'"
+        "--image-size", type=image_size, help="size of the model's input: 448, 448x672 (height x width) or 'native'"
     )
 
 
@@ -80,7 +80,8 @@ def path(text: str) -> Path:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
-def _image_size(text: str) -> int | tuple[int, int] | str:
+def image_size(text: str) -> int | tuple[int, int] | str:
+    """--image-size as `Options.image_size` has it."""
     if text == "native":
         return text
     sides = [int(side) for side in text.split("x")]
@@ -89,7 +90,8 @@ def _image_size(text: str) -> int | tuple[int, int] | str:
     return sides[0] if len(sides) == 1 else (sides[0], sides[1])
 
 
-def _layer(text: str) -> int | str:
+def layer(text: str) -> int | str:
+    """--layer as `Options.layer` has it."""
     return int(text) if text.lstrip("-").isdigit() else text
 
 

@@ -1,4 +1,4 @@
-"""The commands that print tables: `methods`, `models`, `bench`, `evaluate`. And `ui`, which opens the page."""
+"""The commands that print tables: `methods`, `models`, `bench`. And `ui`, which opens the page."""
 
 from __future__ import annotations
 
@@ -10,15 +10,12 @@ from finercam_clip import tables
 from finercam_clip.cli.arguments import AddCommand, add_model_arguments, load_named
 from finercam_clip.errors import InputError
 
-_EVALUATED = ["hirescam", "gradcam"]  # methods, unless some are named
-
 
 def add_commands(add_command: AddCommand) -> None:
     """Adds the commands of this module."""
     _add_methods(add_command)
     _add_models(add_command)
     _add_bench(add_command)
-    _add_evaluate(add_command)
     _add_ui(add_command)
 
 
@@ -111,62 +108,6 @@ def _bench(arguments: argparse.Namespace) -> None:
 def _without_nan(row: dict[str, Any]) -> dict[str, Any]:
     """The row with None for NaN, which JSON does not have."""
     return {name: None if value != value else value for name, value in row.items()}
-
-
-def _add_evaluate(add_command: AddCommand) -> None:
-    command = add_command(
-        "evaluate",
-        "questions whose answers are known to the pixel",
-        _evaluate,
-        "finercam-clip evaluate aviary --questions 100 --method hirescam --method legrad",
-        "finercam-clip evaluate sanity",
-    )
-    command.add_argument(
-        "what",
-        choices=["aviary", "sanity"],
-        help="aviary: how often the answers are right; sanity: whether the maps depend on what they should depend on",
-    )
-    command.add_argument("--questions", type=int, help="held-out questions of each kind (aviary: 200, sanity: 50)")
-    command.add_argument("--seed", type=int, default=0, help="the first question's seed (%(default)s)")
-    command.add_argument("--kind", action="append", help="aviary: repeat for several (default: all)")
-    command.add_argument(
-        "--method",
-        "--methods",
-        action="append",
-        help="aviary: repeat for several, or 'all' (default: hirescam and gradcam)",
-    )
-    command.add_argument("--objective", action="append", help="aviary: repeat for several (similarity and finer)")
-    command.add_argument("--gamma", type=float, default=0.6, help="aviary: comparison strength (%(default)s)")
-    command.add_argument("--json", action="store_true", help="print as JSON")
-    add_model_arguments(command)
-
-
-def _evaluate(arguments: argparse.Namespace) -> None:
-    from finercam_clip.aviary import benchmark, questions, sanity
-    from finercam_clip.methods import METHODS
-    from finercam_clip.presets import PRESETS
-
-    if arguments.what == "sanity" and any((arguments.kind, arguments.method, arguments.objective)):
-        raise InputError("--kind, --method and --objective are of evaluate aviary: sanity has its own; leave them out")
-    settings = {"seed": arguments.seed}
-    if arguments.questions is not None:
-        settings["questions"] = arguments.questions
-    explainer = load_named(arguments)
-    if arguments.what == "sanity":
-        checks = sanity.check_sanity(explainer, **settings)
-        rows = [vars(check) | {"passed": check.passed} for check in checks]
-        table = sanity.format_table(checks)
-    else:
-        results = benchmark.evaluate(
-            explainer,
-            kinds=arguments.kind or list(questions.KINDS),
-            methods=[*METHODS, *PRESETS] if "all" in (arguments.method or []) else arguments.method or _EVALUATED,
-            objectives=arguments.objective or ["similarity", "finer"],
-            gamma=arguments.gamma,
-            **settings,
-        )
-        rows, table = [vars(result) for result in results], benchmark.format_table(results)
-    print(json.dumps(rows) if arguments.json else table)
 
 
 def _add_ui(add_command: AddCommand) -> None:

@@ -5,6 +5,7 @@ folders  folders of images, with or without classes
 cub      CUB-200-2011 in its original layout
 lists    list files and CSV files of questions
 labels   label maps: a data set's classes in the words of a model, and what it cannot be asked about
+truth    where the targets are: boxes, masks, points, and in which parts classes differ
 report   `check`: what is missing, and what cannot be read
 """
 
@@ -18,6 +19,8 @@ from finercam_clip.datasets.items import DataSet, Item
 from finercam_clip.datasets.labels import Labels, labelled
 from finercam_clip.datasets.lists import SEPARATOR, open_list, open_table
 from finercam_clip.datasets.report import DOWNLOADS, Report, check, download_hint
+from finercam_clip.datasets.truth import Truth, check_truth
+from finercam_clip.datasets.truth_files import find_truth
 from finercam_clip.errors import InputError
 from finercam_clip.paths import check_file, is_file, is_folder, look, place
 
@@ -55,4 +58,18 @@ def open_dataset(source: str | Path) -> DataSet:
     return dataset
 
 
-__all__ = ["CUB", "DOWNLOADS", "SEPARATOR", "DataSet", "Item", "Labels", "Report", "check", "labelled", "open_dataset"]
+__all__ = [
+    "CUB",
+    "DOWNLOADS",
+    "SEPARATOR",
+    "DataSet",
+    "Item",
+    "Labels",
+    "Report",
+    "Truth",
+    "check",
+    "check_truth",
+    "find_truth",
+    "labelled",
+    "open_dataset",
+]

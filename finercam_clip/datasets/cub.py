@@ -23,9 +23,9 @@ def open_cub(root: Path) -> DataSet:
         InputError: A line cannot be used; the message has its number.
     """
     names = _image_names(root / "images.txt")
-    classes = _numbered(root / "classes.txt")
-    labels = _numbered(root / "image_class_labels.txt")
-    train = _numbered(root / "train_test_split.txt") if is_file(root / "train_test_split.txt") else {}
+    classes = numbered(root / "classes.txt")
+    labels = numbered(root / "image_class_labels.txt")
+    train = numbered(root / "train_test_split.txt") if is_file(root / "train_test_split.txt") else {}
     items = []
     for number, name in names.items():
         label = classes.get(labels.get(number, ""))
@@ -60,7 +60,7 @@ def _image_names(path: Path) -> dict[str, str]:
 def _parts(folder: Path, names: dict[str, str]) -> dict[str, dict[str, tuple[float, float]]]:
     if not is_file(folder / "part_locs.txt") or not is_file(folder / "parts.txt"):
         return {}
-    parts, path = _numbered(folder / "parts.txt"), folder / "part_locs.txt"
+    parts, path = numbered(folder / "parts.txt"), folder / "part_locs.txt"
     visible_parts: dict[str, dict[str, tuple[float, float]]] = {}
     for line, (image, part, x, y, visible, *_) in _rows(path, 5):
         if part not in parts:
@@ -83,22 +83,26 @@ def _coordinate(word: str, path: Path, line: int) -> float:
 
 def _attributes(root: Path, names: dict[str, str]) -> dict[str, tuple[str, ...]]:
     path = root / "attributes" / "image_attribute_labels.txt"
-    # The archive has the list of attributes beside its folder, not in it.
-    places = [folder / "attributes.txt" for folder in (root, root.parent, root / "attributes")]
-    lists = [place for place in places if is_file(place)]
-    if not is_file(path) or not lists:
+    listed = attribute_list(root)
+    if not is_file(path) or listed is None:
         return {}
-    attributes = _numbered(lists[0])
+    attributes = numbered(listed)
     present: dict[str, list[str]] = {}
     for line, row in _rows(path, 3):  # some rows of the original have columns too many
         if row[1] not in attributes:
-            raise InputError(f"{path}, line {line}: there is no attribute {shown(row[1])} in {lists[0].name}")
+            raise InputError(f"{path}, line {line}: there is no attribute {shown(row[1])} in {listed.name}")
         if row[2] == "1" and row[0] in names:
             present.setdefault(text_of(from_text(names[row[0]])), []).append(attributes[row[1]])
     return {name: tuple(values) for name, values in present.items()}
 
 
-def _numbered(path: Path) -> dict[str, str]:
+def attribute_list(root: Path) -> Path | None:
+    """The file with the names of the attributes. The archive has it beside its folder, not in it."""
+    places = [folder / "attributes.txt" for folder in (root, root.parent, root / "attributes")]
+    return next((place for place in places if is_file(place)), None)
+
+
+def numbered(path: Path) -> dict[str, str]:
     """The rows "<number> <value>" of a file: number -> value."""
     values: dict[str, str] = {}
     for line, row in _rows(path, 2):

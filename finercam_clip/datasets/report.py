@@ -9,6 +9,8 @@ from finercam_clip import progress
 from finercam_clip.datasets.cub import CUB
 from finercam_clip.datasets.items import DataSet
 from finercam_clip.datasets.labels import Labels, labelled, texts_of, unknown, why_unknown
+from finercam_clip.datasets.truth import check_truth
+from finercam_clip.datasets.truth_files import find_truth
 from finercam_clip.errors import InputError
 from finercam_clip.explainer import Explainer
 from finercam_clip.images import read_image
@@ -42,6 +44,7 @@ class Report:
         named: How many names the model would be asked about: classes, or a table's targets and contrasts.
         unknown: What of these it cannot be asked about -> why.
         refused: Image name -> why its question cannot be asked, though its names can.
+        truth: What is known about where the targets are, in words.
     """
 
     dataset: DataSet
@@ -52,6 +55,7 @@ class Report:
     named: int = 0
     unknown: dict[str, str] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
+    truth: tuple[str, ...] = ()
 
     @property
     def complete(self) -> bool:
@@ -78,6 +82,7 @@ class Report:
         if self.model:
             known = f"knows {self.named - len(self.unknown):,} of {self.named:,} classes"
             lines.append(f"model        {self.model}: {known if self.named else 'the data set names no classes'}")
+        lines += [f"truth        {kind}" for kind in self.truth]
         for title, names in (
             ("left out", [f"{name}: finercam-clip made it" for name in dataset.made]),
             ("missing", self.missing),
@@ -126,7 +131,7 @@ def check(dataset: DataSet, explainer: Explainer | None = None, labels: Labels |
     used = {item.target for item in dataset.items}
     locked = {name.rstrip("/").rsplit("/", 1)[-1] for name in dataset.left_out}
     empty = tuple(name for name in dataset.classes if name not in used | locked)
-    report = Report(dataset, tuple(missing), unreadable, empty)
+    report = Report(dataset, tuple(missing), unreadable, empty, truth=_truth_of(dataset))
     return report if explainer is None else _for_model(report, named, explainer)
 
 
@@ -144,3 +149,13 @@ def _for_model(report: Report, dataset: DataSet, explainer: Explainer) -> Report
         except InputError as error:
             refused[item.name] = f"{item.name}: {error}"
     return replace(report, model=explainer.loaded.name, named=len(texts), unknown=strange, refused=refused)
+
+
+def _truth_of(dataset: DataSet) -> tuple[str, ...]:
+    """What is known about where the targets are, or why it cannot be used."""
+    try:
+        truth = find_truth(dataset)
+        check_truth(truth, ((item.name, item.path) for item in dataset.items))
+    except InputError as error:
+        return (f"cannot be used: {error}",)
+    return truth.kinds

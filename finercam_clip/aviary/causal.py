@@ -1,0 +1,87 @@
+"""What each part of a drawn bird truly contributes to a score: the bird is drawn again with that part's trait swapped.
+
+A wrong map and a right map of a wrong model look alike; this tells them apart (the idea of FunnyBirds; Hesse et al.,
+ICCV 2023; here with texts and contrasts). The model's own change of score is the truth, whatever a person would expect.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from finercam_clip.aviary import drawing, world
+from finercam_clip.aviary.questions import SIZE, SMALLEST, BirdQuestion
+from finercam_clip.evaluation import metrics
+from finercam_clip.explainer import Explainer
+from finercam_clip.objectives import objective_named
+
+_STREAM = 77  # of the random numbers that swaps are drawn from
+
+
+@dataclass(frozen=True, eq=False)
+class Swaps:
+    """The scores of a question's picture, and of the same picture with one trait swapped.
+
+    Attributes:
+        before: Similarities to target and contrast at the model's logit scale, [2].
+        after: Visible part -> the same with one of its traits swapped, a row per trait, [traits, 2].
+    """
+
+    before: Tensor
+    after: dict[str, Tensor]
+
+    def effects(self, objective: str, gamma: float) -> dict[str, float]:
+        """How far what is explained falls when a part's trait is swapped; of a part with two traits, the larger fall.
+
+        Args:
+            objective: A name in `objectives.OBJECTIVES`.
+            gamma: Comparison strength.
+        """
+        explained = objective_named(objective)
+        whole = explained(self.before, gamma)
+        return {part: float((whole - explained(rows, gamma)).max()) for part, rows in self.after.items()}
+
+
+def swaps_of(explainer: Explainer, question: BirdQuestion, before: Tensor, texts: Tensor) -> Swaps:
+    """Draws and scores a question's first bird once per trait of its visible parts, that trait swapped for another.
+
+    Args:
+        explainer: The model.
+        question: The question.
+        before: The embedding of its picture, [D].
+        texts: The embeddings of target and contrast, [2, D].
+    """
+    bird, *others = question.scene.birds
+    rng = np.random.default_rng((*question.key, _STREAM))
+    visible = [part for part in world.PARTS if question.scene.masks[0][part].mean() >= SMALLEST]
+    slots = [slot for slot in world.SLOTS if world.part_of(slot) in visible]
+    swapped = [world.change_trait(bird, slot, rng) for slot in slots]
+    images = [drawing.draw((one, *others), question.key, size=SIZE, masks=False).image for one in swapped]
+    embeddings = torch.stack([encoding.embedding for encoding in explainer.encode(images)])
+    scores = explainer.loaded.space.scale * embeddings @ texts.T
+    after = {part: scores[[world.part_of(slot) == part for slot in slots]] for part in visible}
+    return Swaps(explainer.loaded.space.scale * texts @ before, after)
+
+
+def agreement(heat: NDArray[np.float32], question: BirdQuestion, effects: dict[str, float]) -> dict[str, float]:
+    """How a map agrees with what the parts contribute.
+
+    Args:
+        heat: 0..1, [H, W].
+        question: The question.
+        effects: Part -> its effect.
+
+    Returns:
+        "causal rank", Spearman's correlation over the visible parts of the mean heat with the effect; "causal hit", 1
+        if the hottest part is the one with the largest effect.
+    """
+    heats = {part: float(heat[question.scene.masks[0][part]].mean()) for part in effects}
+    hottest, strongest = (max(values, key=lambda part: values[part]) for values in (heats, effects))
+    return {
+        "causal rank": metrics.rank_correlation([heats[part] for part in effects], list(effects.values())),
+        "causal hit": float(any(heats.values()) and hottest == strongest),
+    }

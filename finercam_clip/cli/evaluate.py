@@ -1,0 +1,180 @@
+"""The command `evaluate`: figures of drawn birds, of sanity checks, and of any data set."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from finercam_clip.cli.arguments import (
+    AddCommand,
+    add_model_arguments,
+    image_size,
+    layer,
+    load_named,
+    report_left_out,
+)
+from finercam_clip.errors import InputError
+from finercam_clip.options import Options
+from finercam_clip.paths import read_text
+
+_WORLDS = ("aviary", "sanity")
+_EVALUATED = ["hirescam", "gradcam"]  # methods on drawn birds, unless some are named
+
+
+def add_commands(add_command: AddCommand) -> None:
+    """Adds the command of this module."""
+    command = add_command(
+        "evaluate",
+        "figures with intervals: of a data set, or of questions whose answers are known to the pixel",
+        _evaluate,
+        "finercam-clip evaluate CUB_200_2011 --split test --classifier BACKBONE --head birds.safetensors --output run",
+        "finercam-clip evaluate photographs --classifier photos --about prediction --limit 500",
+        "finercam-clip evaluate aviary --questions 100 --method hirescam --method legrad",
+        "finercam-clip evaluate sanity",
+    )
+    command.add_argument(
+        "what",
+        metavar="DATASET",
+        help="a data set; or aviary: how often answers about drawn birds are right; or sanity: whether the maps depend "
+        "on what they should depend on",
+    )
+    command.add_argument("--method", "--methods", action="append", help="repeat for several, or 'all'")
+    command.add_argument("--objective", action="append", help="repeat for several (finer; aviary: similarity too)")
+    command.add_argument(
+        "--gamma", type=float, action="append", help=f"comparison strength ({Options.gamma}); a data set takes several"
+    )
+    command.add_argument(
+        "--seed", type=int, default=0, help="draws the images, or is the first question's (%(default)s)"
+    )
+    command.add_argument("--json", action="store_true", help="print as JSON")
+    drawn = command.add_argument_group("aviary and sanity")
+    drawn.add_argument("--questions", type=int, help="held-out questions of each kind (aviary: 200, sanity: 50)")
+    drawn.add_argument(
+        "--causal",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="aviary: draw each bird again with its traits swapped",
+    )
+    drawn.add_argument("--kind", action="append", help="aviary: repeat for several (default: all)")
+    real = command.add_argument_group("a data set")
+    real.add_argument("--split", help="only this part of the data set: train, test, ...")
+    real.add_argument("--limit", type=int, help="so many images, drawn at random")
+    real.add_argument("--truth", type=Path, help="COCO's JSON, a folder of masks, a CSV of points (default: beside it)")
+    real.add_argument("--about", help="each image's own 'class', or the 'prediction' of the model (class)")
+    real.add_argument("--names", type=Path, help="a CSV file: class of the data set, what the model calls it")
+    real.add_argument(
+        "--figures", action="append", help="drop, curves, place, difference, overlap, controls, or 'all'; repeatable"
+    )
+    real.add_argument("--radius", type=float, default=0.1, help="of discs about parts, a share of the picture")
+    real.add_argument("--output", type=Path, help="a folder for records and tables; a stopped run goes on there")
+    real.add_argument("--pooling", help=f"'model', 'token' or 'mean' ({Options.pooling})")
+    real.add_argument("--image-size", type=image_size, help="size of the model's input")
+    real.add_argument("--layer", type=layer, action="append", help="target layer; repeatable")
+    real.add_argument("--similar-by", help="how contrasts are chosen: 'logits' or 'concepts'")
+    real.add_argument("--templates", help="ways to write a class: a name in prompts/ or a text file")
+    add_model_arguments(command)
+
+
+_OF_DATASETS = ("split", "limit", "truth", "about", "names", "figures", "output")
+
+
+def _evaluate(arguments: argparse.Namespace) -> int:
+    if arguments.what not in _WORLDS:
+        return _of_dataset(arguments)
+    for name in _OF_DATASETS:
+        if getattr(arguments, name) is not None:
+            raise InputError(f"--{name} is for data sets, not for {arguments.what}")
+    print(_of_world(arguments))
+    return 0
+
+
+def _of_world(arguments: argparse.Namespace) -> str:
+    """The table, or JSON, of drawn birds or of sanity checks."""
+    from finercam_clip.aviary import benchmark, questions, sanity
+    from finercam_clip.methods import METHODS
+    from finercam_clip.presets import PRESETS
+
+    gammas = arguments.gamma or [Options.gamma]
+    if len(gammas) > 1:
+        raise InputError(f"{arguments.what} takes one --gamma at a time")
+    settings = {"seed": arguments.seed}
+    if arguments.questions is not None:
+        settings["questions"] = arguments.questions
+    explainer = load_named(arguments)
+    if arguments.what == "sanity":
+        checks = sanity.check_sanity(explainer, **settings)
+        rows: list[dict[str, Any]] = [vars(check) | {"passed": check.passed} for check in checks]
+        table = sanity.format_table(checks)
+    else:
+        results = benchmark.evaluate(
+            explainer,
+            kinds=arguments.kind or list(questions.KINDS),
+            methods=[*METHODS, *PRESETS] if "all" in (arguments.method or []) else arguments.method or _EVALUATED,
+            objectives=arguments.objective or ["similarity", "finer"],
+            gamma=gammas[0],
+            causal=arguments.causal,
+            **settings,
+        )
+        rows, table = [vars(result) for result in results], benchmark.format_table(results)
+    return json.dumps(rows) if arguments.json else table
+
+
+def _of_dataset(arguments: argparse.Namespace) -> int:
+    from finercam_clip.datasets import find_truth, open_dataset
+    from finercam_clip.evaluation.protocol import GROUPS, USUAL, Protocol
+    from finercam_clip.evaluation.referee import evaluate, working_methods
+    from finercam_clip.evaluation.stopwatch import Stopwatch
+
+    for name in ("questions", "kind"):
+        if getattr(arguments, name) is not None:
+            raise InputError(f"--{name} is for the aviary: a data set takes --limit")
+    groups = arguments.figures or USUAL
+    protocol = Protocol(
+        about=arguments.about or "class",
+        groups=tuple(GROUPS) if "all" in groups else tuple(dict.fromkeys(groups)),
+        radius=arguments.radius,
+        seed=arguments.seed,
+        limit=arguments.limit,
+        names={} if arguments.names is None else _names(arguments.names),
+    )
+    changes: dict[str, Any] = {
+        name: getattr(arguments, name)
+        for name in ("pooling", "image_size", "similar_by", "templates")
+        if getattr(arguments, name) is not None
+    }
+    if arguments.layer is not None:
+        changes["layer"] = tuple(arguments.layer)
+    dataset = open_dataset(arguments.what)
+    truth = find_truth(dataset, arguments.truth)
+    part = dataset.split(arguments.split)
+    explainer = load_named(arguments, dataset.classes)
+    methods = arguments.method or [Options.method]
+    watch = Stopwatch()
+    result = evaluate(
+        explainer,
+        part,
+        methods=working_methods(explainer) if "all" in methods else methods,
+        objectives=arguments.objective or [Options.objective],
+        gammas=arguments.gamma or [Options.gamma],
+        protocol=protocol,
+        truth=truth,
+        output=arguments.output,
+        watch=watch,
+        **changes,
+    )
+    print(json.dumps(result.plain()) if arguments.json else result.table())
+    print(watch.line(), file=sys.stderr)
+    return report_left_out("unreadable", result.unreadable)
+
+
+def _names(path: Path) -> dict[str, str]:
+    """Class of the data set -> class of the model. The first line names the columns."""
+    rows = [row for row in csv.reader(io.StringIO(read_text(path), newline="")) if row]
+    if len(rows) < 2 or any(len(row) < 2 or not row[0].strip() or not row[1].strip() for row in rows):
+        raise InputError(f"{path}: names are a CSV file of two columns, the data set's and the model's, with a header")
+    return {row[0].strip(): row[1].strip() for row in rows[1:]}
