@@ -121,7 +121,7 @@ def loaded_backbone(
 def _pixel_type(precision: str, device: torch.device) -> torch.dtype:
     dtype = dtype_named(precision)
     if dtype == torch.float16 and device.type == "cpu":  # CPUs have no kernels for it: a photo takes a minute
-        warnings.warn("fp16 takes many times as long on a CPU: computing in fp32", stacklevel=4)
+        warnings.warn("fp16 takes many times as long on a CPU: computing in fp32", stacklevel=5)
         return torch.float32
     return dtype
 
