@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 from finercam_clip import __version__, checks, render
 from finercam_clip.errors import InputError, shown
 from finercam_clip.geometry import Geometry
+from finercam_clip.images import read_image
 from finercam_clip.opencv import cv2
 from finercam_clip.options import Options, Score
+from finercam_clip.paths import is_file
 
 Box = tuple[int, int, int, int, float]
 
@@ -173,9 +175,19 @@ class Explanation:
         """Writes the `panel` as .png, .jpg or .webp: whole, or not at all.
 
         Raises:
-            InputError: The ending is another, or the place cannot be written to.
+            InputError: The ending is another, the place cannot be written to, or the image itself lies there.
         """
+        if self._lies_at(path):
+            raise InputError(f"{path} is the image that is explained, which is never overwritten: name another file")
         return render.write_picture(path, self.panel())
+
+    def _lies_at(self, path: str | Path) -> bool:
+        """Whether a file holds the image, by whatever path or link; pixels tell, since an array has no path."""
+        try:
+            picture = read_image(path) if is_file(path) else None
+        except InputError:  # no image, or nothing that can be looked at: writing will say so
+            return False
+        return picture is not None and np.array_equal(np.asarray(picture), self.image)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything but the pixels, ready for JSON: question, scores, grid, peak, boxes, options, model, version."""

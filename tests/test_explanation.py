@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image
-from reference.models import BLUE, GREEN, RED
+from reference.models import BLUE, GREEN, NOISE, RED
 
 from finercam_clip import Options, __version__
 from finercam_clip.aviary import demo
@@ -242,3 +243,20 @@ def test_evidence_against_the_target_keeps_the_rest_faint(bundled: Explainer) ->
     strongest = np.abs(answer.grid).max()
     assert answer.heatmap.max() <= max(answer.grid.max(), 0) / strongest + 1e-6
     assert answer.caution == f"the image fits '{RED}' better: the target may not be there"
+
+
+@pytest.mark.parametrize("way", ["path", "symbolic link", "hard link"])
+def test_the_image_that_is_explained_is_never_overwritten(tiny: Explainer, tmp_path: Path, way: str) -> None:
+    image, output = tmp_path / "bird.png", tmp_path / ("bird.png" if way == "path" else "link.png")
+    Image.fromarray(NOISE).save(image)
+    if way == "symbolic link":
+        output.symlink_to(image)
+    elif way == "hard link":
+        os.link(image, output)
+    before = image.read_bytes()
+    explanation = tiny.explain(image, RED)
+    with pytest.raises(InputError, match="is the image that is explained, which is never overwritten"):
+        explanation.save(output)
+    assert image.read_bytes() == before
+    for _ in range(2):  # its own older picture may go
+        assert explanation.save(tmp_path / "panel.png").is_file()
