@@ -165,6 +165,7 @@ def test_the_grad_cam_package_is_measured_on_the_same_model_which_stays_as_it_wa
     assert format_table(rows).count("\n") == len(rows) + 1
 
 
+@pytest.mark.slow
 def test_images_in_batches_are_measured_beside_a_forward_pass_of_the_same_batch(tiny: Explainer) -> None:
     one, three = bench(tiny, runs=1), bench(tiny, runs=1, batch=3)
     assert [row.name for row in three] == [row.name for row in one if "grad-cam" not in row.name]
@@ -172,6 +173,7 @@ def test_images_in_batches_are_measured_beside_a_forward_pass_of_the_same_batch(
     assert three[1].memory > 2 * one[1].memory
 
 
+@pytest.mark.slow
 def test_every_method_that_works_on_the_model_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("finercam_clip.methods.perturbation.RISE_MASKS", 20)
     rows = bench_methods(tiny_explainer(pool_type="avg"), runs=1)

@@ -99,6 +99,8 @@ def _of_world(arguments: argparse.Namespace) -> str:
     from finercam_clip.methods import METHODS
     from finercam_clip.presets import PRESETS
 
+    if arguments.what == "sanity" and any((arguments.kind, arguments.method, arguments.objective, arguments.gamma)):
+        raise InputError("--kind, --method, --objective and --gamma are not for sanity: leave them out")
     gammas = arguments.gamma or [Options.gamma]
     if len(gammas) > 1:
         raise InputError(f"{arguments.what} takes one --gamma at a time")

@@ -22,7 +22,7 @@ def add_commands(add_command: AddCommand) -> None:
         "a linear head for a data set by class, and its accuracy; it can be stopped and continued",
         _fit,
         "finercam-clip fit CUB_200_2011 --classifier photos --image-size 448 --output head.safetensors",
-        "finercam-clip explain bird.jpg --head head.safetensors --target 'Indigo Bunting' --nearest 3",
+        "finercam-clip fit CUB_200_2011 --model ViT-B-16 --pretrained openai --output head.safetensors",
     )
     command.add_argument("dataset", type=path, help="a folder of images by class, CUB-200-2011, a list or a CSV file")
     command.add_argument("--output", type=path, required=True, help="the head's file, NAME.safetensors")

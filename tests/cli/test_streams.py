@@ -138,6 +138,7 @@ def test_an_image_of_any_name_is_explained(name: str, run: Run, folder: Path) ->
     assert len(list(folder.glob("*-finercam.png"))) == 1
 
 
+@pytest.mark.slow
 def test_names_of_any_bytes_in_a_locale_without_them(folder: Path) -> None:
     (folder / os.fsdecode(b"caf\xe9.jpg")).write_bytes((folder / "bird.jpg").read_bytes())
     (folder / "\u8d64.jpg").write_bytes((folder / "bird.jpg").read_bytes())
@@ -150,6 +151,7 @@ def test_names_of_any_bytes_in_a_locale_without_them(folder: Path) -> None:
         assert b"\nimages" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_bench_prints_its_table_and_nothing_of_torchs_own(folder: Path) -> None:
     done = shell("$F bench --runs 1 --methods hirescam", folder)
     assert done.returncode == 0

@@ -197,7 +197,7 @@ def test_an_address_of_another_machine_is_refused_at_once(bundled: Explainer) ->
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals")
-@pytest.mark.parametrize("how", ["SIGTERM", "SIGKILL"])
+@pytest.mark.parametrize("how", ["SIGTERM", pytest.param("SIGKILL", marks=pytest.mark.slow)])
 def test_what_was_uploaded_is_gone_when_the_command_ends_or_starts_again(tmp_path: Path, how: str) -> None:
     pytest.importorskip("gradio", reason="the page is the extra `ui`")
     folder = _folder_of_a_page_that_ends(tmp_path, how)
