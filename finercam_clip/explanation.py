@@ -177,11 +177,12 @@ class Explanation:
         Raises:
             InputError: The ending is another, the place cannot be written to, or the image itself lies there.
         """
+        path = render.check_output(path)
         if self._lies_at(path):
             raise InputError(f"{path} is the image that is explained, which is never overwritten: name another file")
         return render.write_picture(path, self.panel())
 
-    def _lies_at(self, path: str | Path) -> bool:
+    def _lies_at(self, path: Path) -> bool:
         """Whether a file holds the image, by whatever path or link; pixels tell, since an array has no path."""
         try:
             picture = read_image(path) if is_file(path) else None
