@@ -169,7 +169,7 @@ def test_adapters_count_and_are_never_passed_by(targets: list[str], closed: bool
         own = F.normalize(visual(encoding.forward.pixels)[0], dim=-1)
     torch.testing.assert_close(encoding.embedding, own, rtol=1e-4, atol=1e-5)
     assert isinstance(encoding.forward.tail, QueryTail) == closed
-    check_gradient(explainer.loaded.tower, encoding.forward.tail, encoding.forward.pixels)
+    check_gradient(explainer.loaded.tower, encoding.forward.tail, encoding.forward.pixels, tolerance=1e-5)
     grid = encoding.explain(RED, [BLUE]).grid
     assert np.abs(grid - plain.grid).max() > 1e-3 * np.abs(plain.grid).max()
 
