@@ -137,7 +137,8 @@ def check_no_input(output: Path, inputs: Iterable[Path]) -> None:
         return
     for path in inputs:
         if look_or_none(path) is not None and same_file(output, path):
-            raise InputError(f"{output} is {path}, which is read here and never overwritten: name another file")
+            name = "it" if str(output) == str(path) else f"it is {path}, which"
+            raise InputError(f"{output}: {name} is read here, and never overwritten; name another file")
 
 
 def check_folder(path: Path) -> None:
