@@ -11,7 +11,7 @@ Names are imported when first used, so that `finercam-clip --help` does not wait
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from finercam_clip.version import __version__
 
 _HOMES = {
     "load": "models",

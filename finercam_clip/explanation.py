@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from finercam_clip import __version__, checks, render
+from finercam_clip import checks, render
 from finercam_clip.errors import InputError, shown
 from finercam_clip.geometry import Geometry
 from finercam_clip.images import read_image
 from finercam_clip.opencv import cv2
 from finercam_clip.options import Options, Score
 from finercam_clip.paths import is_file
+from finercam_clip.version import __version__
 
 Box = tuple[int, int, int, int, float]
 

@@ -12,6 +12,7 @@ from reference.folders import draw_birds
 from reference.models import tiny_explainer
 
 import finercam_clip
+from finercam_clip import models
 from finercam_clip.explainer import Explainer
 
 
@@ -65,7 +66,7 @@ def shallow(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, Any]], None]
 def bundled_once(bundled: Explainer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets commands that load the bundled model share one: for tests about the question, not about loading."""
 
-    load = finercam_clip.load
+    load = models.load
 
     def load_once(
         name: str | None = None, pretrained: str | None = None, *, device: str | None = None, precision: str = "fp32"
@@ -74,7 +75,7 @@ def bundled_once(bundled: Explainer, monkeypatch: pytest.MonkeyPatch) -> None:
             return bundled
         return load(name, pretrained, device=device, precision=precision)
 
-    monkeypatch.setitem(vars(finercam_clip), "load", load_once)  # setattr would not take it away again
+    monkeypatch.setattr(models, "load", load_once)
 
 
 @pytest.fixture(scope="session")

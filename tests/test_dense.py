@@ -20,7 +20,7 @@ from finercam_clip.methods import maps_of
 from finercam_clip.methods.dense import maskclip
 from finercam_clip.towers import Tower
 from finercam_clip.towers.forward import ForwardPass, run
-from finercam_clip.towers.passes import embedded_patches, patches_of, tokens_with, transformer_of
+from finercam_clip.towers.passes import embedded_patches, patches_of, tokens_after, transformer_of
 
 DENSE = ("maskclip", "sclip", "clip-surgery")
 
@@ -58,7 +58,7 @@ def forward(request: pytest.FixtureRequest) -> ForwardPass:
 def test_a_patch_by_itself_is_embedded_as_an_image_of_nothing_else(forward: ForwardPass) -> None:
     """If all tokens were one patch's, whatever its attention, the pool would give that patch's embedding."""
     tower = transformer_of(forward)
-    tokens = tokens_with(forward)
+    tokens = tokens_after(forward)
     for i in (0, 7, 23):
         patch = patches_of(forward, tokens.T).T[i]
         same = patch.expand(1, len(tokens), -1)
@@ -97,7 +97,7 @@ def test_weighed_as_the_pool_weighs_the_patches_features_are_the_images(kind: st
         features = tower.features(pixels)[0]
         handle.remove()
         forward = run(tower, pixels)[0]
-        alone = tower.project(tokens_with(forward))
+        alone = tower.project(tokens_after(forward))
     assert float(weights[0].max()) > 2 / len(alone)
     torch.testing.assert_close(weights[0] @ alone, features, rtol=1e-4, atol=1e-5)
 

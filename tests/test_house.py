@@ -14,7 +14,7 @@ LINES = 400
 
 # From the ground up. A room may import rooms of lower floors, and its own files.
 FLOORS = (
-    "errors",
+    "version errors",
     "checks paths",
     "options files progress tables batches tensors opencv",
     "presets",
@@ -103,6 +103,16 @@ def test_the_path_is_read_in_one_sitting() -> None:
     lengths = {name: len((PACKAGE / f"{name}.py").read_text(encoding="utf-8").splitlines()) for name in PATH.split()}
     assert lengths["explainer"] <= 250
     assert sum(lengths.values()) <= 1900
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+def test_no_file_imports_the_front_door(path: Path) -> None:
+    """It leads to every room, so whoever imports it is part of a circle."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module == "finercam_clip":
+            assert {alias.name for alias in node.names} <= FLOOR.keys()
+        elif isinstance(node, ast.Import):
+            assert "finercam_clip" not in {alias.name for alias in node.names}
 
 
 def test_no_file_imports_a_private_name() -> None:

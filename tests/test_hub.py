@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from reference.hub import KINDS, hub_model
-from reference.models import BLUE, RED, model_of, tiny_explainer, tokenizer_of
+from reference.models import BLUE, RED
 from reference.towers import check_gradient
 from reference.unchanged import unchanged
 from skimage import data
@@ -24,21 +24,11 @@ from finercam_clip.methods import METHODS, perturbation
 from finercam_clip.towers.closed import QueryTail
 
 CHELSEA = data.chelsea()
-SMALL = "ViT-S-32-alt"
-INAT = Path(__file__).parents[2] / "shared" / "data" / "inat-birds"
-CUB = Path(__file__).parents[2] / "shared" / "data" / "cub-crops"
 
 
 @pytest.fixture(autouse=True)
 def _few_masks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(perturbation, "RISE_MASKS", 32)
-
-
-def _tiny() -> tuple[Any, Any, Any]:
-    """A small open_clip CLIP, its evaluation transform and its tokenizer."""
-    explainer = tiny_explainer(image_size=32)
-    transform = open_clip.transform.image_transform(32, is_train=False)
-    return model_of(explainer), transform, tokenizer_of(explainer)
 
 
 def _features(output: Any) -> Tensor:

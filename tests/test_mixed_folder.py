@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 from reference.damaged import READABLE, UNREADABLE, encoded, picture, write
 
-import finercam_clip
 from finercam_clip.cli import main
 from finercam_clip.datasets import check, open_dataset
 from finercam_clip.explainer import Explainer
@@ -69,7 +68,7 @@ def test_everything_that_reads_a_folder_agrees_on_what_cannot_be_read(
 ) -> None:
     root, unreadable = photographs
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(vars(finercam_clip), "load", lambda *_, **__: tiny)
+    monkeypatch.setattr("finercam_clip.models.load", lambda *_, **__: tiny)
     before = state(root)
 
     def command(*words: str) -> tuple[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,9 +19,6 @@ from torchvision.transforms import v2 as V2
 from finercam_clip import InputError
 
 CHELSEA = data.chelsea()
-SMALL = "ViT-S-32-alt"
-INAT = Path(__file__).parents[2] / "shared" / "data" / "inat-birds"
-CUB = Path(__file__).parents[2] / "shared" / "data" / "cub-crops"
 
 
 # ---------------------------------------------------------------------------------------------------- preprocessing

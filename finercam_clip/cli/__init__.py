@@ -12,12 +12,13 @@ import os
 import warnings
 from typing import Any, NoReturn
 
-from finercam_clip import __version__, progress
+from finercam_clip import progress
 from finercam_clip.cli import data, evaluate, explain, fit, tables
 from finercam_clip.cli.arguments import Run
 from finercam_clip.cli.terminal import complain, finish, prepare
 from finercam_clip.errors import InputError, UnfinishedError
 from finercam_clip.paths import reason
+from finercam_clip.version import __version__
 
 
 class _Parser(argparse.ArgumentParser):

@@ -6,14 +6,16 @@ import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path, PurePath
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import finercam_clip
 from finercam_clip import progress
 from finercam_clip.cli.terminal import complain
 from finercam_clip.errors import InputError
 from finercam_clip.options import Options
 from finercam_clip.paths import place
+
+if TYPE_CHECKING:
+    from finercam_clip.explainer import Explainer
 
 Run = Callable[[argparse.Namespace], int | None]  # a command: parsed arguments -> exit code, None for 0
 
@@ -111,7 +113,7 @@ def given_options(arguments: argparse.Namespace) -> dict[str, Any]:
     return options
 
 
-def load_named(arguments: argparse.Namespace, classes: Sequence[str] = ()) -> finercam_clip.Explainer:
+def load_named(arguments: argparse.Namespace, classes: Sequence[str] = ()) -> Explainer:
     """Loads the model that the arguments name.
 
     Args:
@@ -125,12 +127,13 @@ def load_named(arguments: argparse.Namespace, classes: Sequence[str] = ()) -> fi
     if arguments.classifier is not None or arguments.head is not None:
         if arguments.model is not None:
             raise InputError("give --model (a CLIP) or --classifier and --head, not both")
+        from finercam_clip.models import load_classifier
         from finercam_clip.models.heads import read_notes
 
         notes = None if arguments.head is None else read_notes(arguments.head)
         nameless = arguments.head is not None and classes and notes is None
         with progress.waiting(f"loading {arguments.classifier or ('DINOv2' if notes is None else notes.backbone)}"):
-            return finercam_clip.load_classifier(
+            return load_classifier(
                 arguments.classifier,
                 arguments.head,
                 arguments.classes or (classes if nameless else None),
@@ -140,10 +143,10 @@ def load_named(arguments: argparse.Namespace, classes: Sequence[str] = ()) -> fi
             )
     if arguments.classes is not None:
         raise InputError("--classes are of a --classifier or a --head; for CLIP there is --vocabulary")
+    from finercam_clip.models import load
+
     with progress.waiting(f"loading {arguments.model or 'the bundled model'}"):
-        return finercam_clip.load(
-            arguments.model, arguments.pretrained, device=arguments.device, precision=arguments.precision
-        )
+        return load(arguments.model, arguments.pretrained, device=arguments.device, precision=arguments.precision)
 
 
 def inputs_of(arguments: argparse.Namespace) -> list[Path]:

@@ -6,7 +6,6 @@ import argparse
 import json
 from typing import TYPE_CHECKING
 
-import finercam_clip
 from finercam_clip import progress
 from finercam_clip.cli.arguments import AddCommand, path, report_left_out
 from finercam_clip.errors import InputError
@@ -47,7 +46,7 @@ def add_commands(add_command: AddCommand) -> None:
 
 def _fit(arguments: argparse.Namespace) -> int:
     from finercam_clip.datasets import open_dataset
-    from finercam_clip.fitting import outputs_of, planned
+    from finercam_clip.fitting import fit, outputs_of, planned
     from finercam_clip.fitting.regression import check_installed
 
     if (arguments.classifier is None) == (arguments.model is None):
@@ -59,7 +58,7 @@ def _fit(arguments: argparse.Namespace) -> int:
     choice = {name: getattr(arguments, name) for name in ("split", "test", "held_out", "seed")}
     planned(dataset, **choice)  # what is wrong with the data set is told before a model is loaded
     outputs_of(dataset, arguments.output, arguments.features)
-    fit = finercam_clip.fit(
+    result = fit(
         _backbone(arguments),
         dataset,
         arguments.output,
@@ -70,21 +69,21 @@ def _fit(arguments: argparse.Namespace) -> int:
         **choice,
     )
     if arguments.json:
-        print(json.dumps(fit.plain(), ensure_ascii=False))
+        print(json.dumps(result.plain(), ensure_ascii=False))
     else:
-        share, low, high = fit.accuracy
-        print(f"head      {fit.head}: {len(fit.classes)} classes, C {fit.strength:.2g}")
-        print(f"images    {fit.fitted:,} fitted, {fit.measured:,} measured: {fit.split}")
-        print(f"features  {fit.features}: {fit.computed:,} computed now")
-        print(f"accuracy  {share:.3f} (95 % interval {low:.3f} to {high:.3f}) on {fit.measured:,} images")
-    return report_left_out("unreadable", fit.unreadable)
+        share, low, high = result.accuracy
+        print(f"head      {result.head}: {len(result.classes)} classes, C {result.strength:.2g}")
+        print(f"images    {result.fitted:,} fitted, {result.measured:,} measured: {result.split}")
+        print(f"features  {result.features}: {result.computed:,} computed now")
+        print(f"accuracy  {share:.3f} (95 % interval {low:.3f} to {high:.3f}) on {result.measured:,} images")
+    return report_left_out("unreadable", result.unreadable)
 
 
 def _backbone(arguments: argparse.Namespace) -> Explainer:
-    from finercam_clip.models import load_backbone
+    from finercam_clip.models import load, load_backbone
 
     settings = {name: getattr(arguments, name) for name in ("pretrained", "device", "precision")}
     with progress.waiting(f"loading {arguments.classifier or arguments.model}"):
         if arguments.model is not None:
-            return finercam_clip.load(arguments.model, **settings)
+            return load(arguments.model, **settings)
         return load_backbone(arguments.classifier, pooling=arguments.pooling, **settings)

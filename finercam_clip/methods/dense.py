@@ -16,6 +16,7 @@ from finercam_clip.towers.passes import (
     attentions,
     embedded_patches,
     pools_of,
+    tokens_after,
     tokens_before,
     tokens_with,
     transformer_of,
@@ -46,7 +47,7 @@ def clip_surgery(forward: ForwardPass, directions: Tensor) -> Tensor:
 
 def _maskclip_features(forward: ForwardPass) -> Tensor:
     if pools_of(forward) == "attention":
-        return embedded_patches(forward, tokens_with(forward))
+        return embedded_patches(forward, tokens_after(forward))
     attention = attentions(forward, 1)
     value = attention.projected(-1)[2]
     itself = torch.eye(value.shape[1], device=value.device).expand(len(value), -1, -1)

@@ -12,7 +12,7 @@ import open_clip
 import timm
 import torch
 
-from finercam_clip import __version__, checks
+from finercam_clip import checks
 from finercam_clip.concepts import ConceptSpace
 from finercam_clip.concepts.vocabulary import vocabulary_of
 from finercam_clip.datasets import DataSet, Item
@@ -24,6 +24,7 @@ from finercam_clip.paths import resolved, same_file, text_of
 from finercam_clip.presets import MODES
 from finercam_clip.question import Question, ask, candidates
 from finercam_clip.tensors import fingerprint_of
+from finercam_clip.version import __version__
 
 Asked = dict[str, Any]  # "target" and "contrasts" of an image, as its record has them; None: predicted, or chosen
 _CHOSEN: int = MODES["finer-default"]["contrasts"]

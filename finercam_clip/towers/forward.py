@@ -87,8 +87,6 @@ def run(tower: Tower, pixels: Tensor, pooling: str = "model", layer: Layer = Non
     """
     size = (pixels.shape[-2], pixels.shape[-1])
     layers = layer if isinstance(layer, tuple) else (layer,)
-    if not layers:
-        raise InputError("layer=() names no target layer: give one, or None for the family's own")
     with tower.ready(size):
         per_layer = [
             tower.tails(pixels, pooling) if one is None else tails_at(tower, pixels, pooling, one) for one in layers

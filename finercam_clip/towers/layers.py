@@ -63,13 +63,7 @@ def last_tails(tower: Tower, pixels: Tensor, pooling: str) -> list[Tail]:
     pools = tower.pools if pooling == "model" else pooling
     if pools != "mean":
         raise InputError(f"layer '{LAST}' is for towers that average their patches; this one pools by {pools}")
-    outputs: list[Any] = []
-    handle = tower.blocks()[-1].register_forward_hook(lambda _, __, output: outputs.append(output))
-    try:
-        tower.visual(pixels)
-    finally:
-        handle.remove()
-    patches, rest = tower.averaged(tower.tokens_of(outputs[0]), pooling)
+    patches, rest = tower.averaged(tower.tokens(pixels), pooling)
     return [MeanTail(one.float(), *recorded_rest(tower.visual, one.mean(0), rest, tower.scored)) for one in patches]
 
 

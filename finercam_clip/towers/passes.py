@@ -71,28 +71,25 @@ def tokens_before(forward: ForwardPass, block: Any) -> Tensor:
 
 
 @torch.no_grad()
-def tokens_with(forward: ForwardPass, attended: Tensor | None = None) -> Tensor:
-    """The tokens after the last block, [n, C]; with `attended` [n, C] as they were if its attention gave that."""
+def tokens_after(forward: ForwardPass) -> Tensor:
+    """The tokens after the last block, [n, C]."""
     tower = transformer_of(forward)
-    block = tower.blocks()[-1]
-    outputs: list[Any] = []
+    with tower.ready(forward.size):
+        return tower.tokens(forward.pixels)[0]
+
+
+def tokens_with(forward: ForwardPass, attended: Tensor) -> Tensor:
+    """The tokens after the last block, [n, C], if its attention gave `attended` [n, C]."""
+    tower = transformer_of(forward)
 
     def give(module: Any, args: Any, output: Any) -> Any:
-        if attended is None:
-            return output
         return (attended[None], None) if isinstance(output, tuple) else attended[None]
 
-    handles = [
-        tower.attention(block).module.register_forward_hook(give),
-        block.register_forward_hook(lambda _, __, output: outputs.append(output)),
-    ]
+    handle = tower.attention(tower.blocks()[-1]).module.register_forward_hook(give)
     try:
-        with tower.ready(forward.size):
-            tower.visual(forward.pixels)
+        return tokens_after(forward)
     finally:
-        for handle in handles:
-            handle.remove()
-    return tower.tokens_of(outputs[0])[0]
+        handle.remove()
 
 
 def patches_of(forward: ForwardPass, values: Tensor) -> Tensor:

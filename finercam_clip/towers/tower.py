@@ -181,15 +181,17 @@ class Transformer(Tower):
             raise pooled_by_attention(f"pooling '{pooling}'")
 
     def features(self, pixels: Tensor, pooling: str = "model") -> Tensor:
-        if pooling == "model":
-            return super().features(pixels)
+        return super().features(pixels) if pooling == "model" else self.finish(self.tokens(pixels), pooling)
+
+    def tokens(self, pixels: Tensor) -> Tensor:
+        """The tokens after the last block, [B, n, C], of pixels [B, 3, H, W]."""
         outputs: list[Any] = []
         handle = self.blocks()[-1].register_forward_hook(lambda _, __, output: outputs.append(output))
         try:
             self.visual(pixels)
         finally:
             handle.remove()
-        return self.finish(self.tokens_of(outputs[0]), pooling)
+        return self.tokens_of(outputs[0])
 
 
 def pooled_by_attention(what: str) -> InputError:

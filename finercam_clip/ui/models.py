@@ -12,8 +12,7 @@ from typing import Any
 import open_clip
 from huggingface_hub import constants, try_to_load_from_cache
 
-import finercam_clip
-from finercam_clip import progress
+from finercam_clip import models, progress
 from finercam_clip.errors import InputError, shown
 from finercam_clip.explainer import Explainer
 from finercam_clip.models.catalogue import BUNDLED, list_models
@@ -49,8 +48,8 @@ def model_named(name: str, *, device: str | None = None, precision: Precision = 
         # Whether there is such a file would tell whoever asks what lies on this machine.
         raise InputError(f"the page has no model '{name}': choose one of its list, or type hf-hub:org/repo")
     if words[0] == PHOTOS:
-        return finercam_clip.load_classifier(PHOTOS, device=device, precision=precision)
-    return finercam_clip.load(words[0], words[1] if len(words) > 1 else None, device=device, precision=precision)
+        return models.load_classifier(PHOTOS, device=device, precision=precision)
+    return models.load(words[0], words[1] if len(words) > 1 else None, device=device, precision=precision)
 
 
 def model_names() -> list[str]:

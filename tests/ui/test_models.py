@@ -9,7 +9,6 @@ import open_clip
 import pytest
 from huggingface_hub import constants
 
-import finercam_clip
 from finercam_clip.errors import InputError
 from finercam_clip.explainer import Explainer
 from finercam_clip.ui import models
@@ -108,7 +107,7 @@ def test_a_loaded_model_goes_by_a_name_that_loads_it_again(
     assert name_of(bundled) == "aviary"
     assert name_of(vit_b_16) == "ViT-B-16 random"
     calls: list[tuple[str | None, str | None]] = []
-    monkeypatch.setitem(vars(finercam_clip), "load", lambda name, tag, **_: calls.append((name, tag)))
+    monkeypatch.setattr("finercam_clip.models.load", lambda name, tag, **_: calls.append((name, tag)))
     for name in ("aviary", "ViT-B-16 random", "hf-hub:someone/birds-clip"):
         model_named(name)
     assert calls == [("aviary", None), ("ViT-B-16", "random"), ("hf-hub:someone/birds-clip", None)]

@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import finercam_clip
 from finercam_clip.aviary import demo, drawing, world
 from finercam_clip.errors import InputError
 from finercam_clip.explainer import Explainer
@@ -112,7 +111,7 @@ def test_a_page_keeps_its_first_model_and_the_last_two_others(
     bundled: Explainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loads: list[str] = []
-    monkeypatch.setitem(vars(finercam_clip), "load", lambda name, *_, **__: loads.append(name))
+    monkeypatch.setattr("finercam_clip.models.load", lambda name, *_, **__: loads.append(name))
     models = keeping_models(bundled)
     for name in ("aviary", "a x", "b x", "a x", "b x", "c x", "a x"):
         models(name)
