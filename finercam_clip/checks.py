@@ -71,6 +71,14 @@ def choice(value: object, names: Sequence[Choice], what: str) -> Choice:
     raise InputError(f"there is no {what} {quoted}; there {'are' if len(names) > 1 else 'is'} {', '.join(names)}")
 
 
+def number_in(word: str) -> float | None:
+    """The finite number that a word of a file writes; None if it writes none."""
+    try:
+        return real(float(word))
+    except ValueError:
+        return None
+
+
 def items(value: object, what: str) -> list[Any]:
     """What an iterable of several things holds.
 

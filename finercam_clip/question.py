@@ -9,6 +9,7 @@ from torch import Tensor
 
 from finercam_clip import checks, objectives
 from finercam_clip.concepts import Concept, ConceptSpace, Text, distinct
+from finercam_clip.concepts.nearness import distances
 from finercam_clip.errors import InputError
 from finercam_clip.options import Options, Texts
 
@@ -45,13 +46,10 @@ class Question:
         if self.choose is None:
             return self
         candidates = slice(1, len(self.concepts) - self.background)
-        if (self.options.similar_by or self.space.similar_by) == "logits":
-            scores = self.directions @ embedding
-            distances = (scores[candidates] - scores[0]).abs()
-        else:
-            bare = self.space.bare(self.directions)
-            distances = -(bare[candidates] @ bare[0])
-        nearest = distances.topk(self.choose, largest=False).indices + 1
+        by_logits = (self.options.similar_by or self.space.similar_by) == "logits"
+        target, others = self.directions[0], self.directions[candidates]
+        away = distances(self.space, target, others, embedding, by_logits=by_logits)
+        nearest = away.topk(self.choose, largest=False).indices + 1
         return replace(self._only(nearest.tolist()), choose=None)
 
     def against(self, count: int) -> Question:

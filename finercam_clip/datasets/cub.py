@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from pathlib import Path
 
+from finercam_clip.checks import number_in
 from finercam_clip.datasets.items import DataSet, Item
 from finercam_clip.errors import InputError, shown
 from finercam_clip.paths import from_text, is_file, read_text, stays_inside, text_of
@@ -72,11 +72,8 @@ def _parts(folder: Path, names: dict[str, str]) -> dict[str, dict[str, tuple[flo
 
 
 def _coordinate(word: str, path: Path, line: int) -> float:
-    try:
-        value = float(word)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
+    value = number_in(word)
+    if value is None:
         raise InputError(f"{path}, line {line}: a coordinate is a number of pixels, not {shown(word)}")
     return value
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from finercam_clip.checks import number_in
 from finercam_clip.datasets.cub import CUB, attribute_list, numbered
 from finercam_clip.datasets.items import DataSet
 from finercam_clip.datasets.truth import Box, Distributions, Point, Region, Truth
@@ -177,11 +177,8 @@ def _cub_classes(dataset: DataSet) -> dict[str, dict[str, Distributions]]:
 
 
 def _number(word: str, where: str) -> float:
-    try:
-        value = float(word)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
+    value = number_in(word)
+    if value is None:
         raise InputError(f"{where}: {shown(word)} is no number")
     return value
 

@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from finercam_clip.concepts import Concept
+from finercam_clip.concepts.nearness import distances
 from finercam_clip.concepts.words import normalised
 from finercam_clip.datasets import DataSet, Item
 from finercam_clip.errors import InputError
@@ -46,15 +47,11 @@ class Classes:
 
     def nearest(self, target: int, embedding: Tensor) -> list[int]:
         """The classes most similar to a target on an image, f [D], nearest first: as `Question.about` has it."""
-        if self.by_logits:
-            scores = self.directions @ embedding
-            distances = (scores - scores[target]).abs()
-        else:
-            bare = self.explainer.loaded.space.bare(self.directions)
-            distances = -(bare @ bare[target])
-        distances[target] = float("inf")
+        space, own = self.explainer.loaded.space, self.directions[target]
+        away = distances(space, own, self.directions, embedding, by_logits=self.by_logits)
+        away[target] = float("inf")
         count = min(_CONTRASTS, len(self.concepts) - 1)
-        return [int(i) for i in distances.topk(count, largest=False).indices]
+        return [int(i) for i in away.topk(count, largest=False).indices]
 
     def most_probable(self, embedding: Tensor) -> tuple[int, int]:
         """The two most probable classes."""

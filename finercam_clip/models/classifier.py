@@ -95,9 +95,7 @@ def loaded_classifier(
         choice(pooling, get_args(Pooling), "pooling")
     rows = None if head is None else read_head(head)
     names = None if classes is None else class_names(classes)
-    checkpoint = None if pretrained in (None, RANDOM) else str(place_of(pretrained, "pretrained"))
-    trunk, origin = _trunk(backbone, RANDOM if pretrained == RANDOM else checkpoint, rows is not None)
-    trunk.eval().requires_grad_(False)
+    trunk, origin = _trunk(backbone, pretrained, rows is not None)
     return classifier_of(trunk, backbone, origin, names, device=place, dtype=dtype, rows=rows, pooling=pooling)
 
 
@@ -111,9 +109,7 @@ def loaded_backbone(
     dtype = _pixel_type(precision, place)
     if pooling is not None:
         choice(pooling, get_args(Pooling), "pooling")
-    checkpoint = None if pretrained in (None, RANDOM) else str(place_of(pretrained, "pretrained"))
-    trunk, origin = _trunk(backbone, RANDOM if pretrained == RANDOM else checkpoint, True)
-    trunk.eval().requires_grad_(False)
+    trunk, origin = _trunk(backbone, pretrained, True)
     rows = torch.zeros(1, _width(trunk)), torch.zeros(1)
     return classifier_of(trunk, backbone, origin, ["?"], device=place, dtype=dtype, rows=rows, pooling=pooling)
 
@@ -206,8 +202,18 @@ def _preprocess_of(trunk: Any) -> Preprocess:
     return Preprocess(cfg, config["crop_pct"] if config["crop_mode"] == "center" else 1.0)
 
 
-def _trunk(name: str, pretrained: str | None, headless: bool) -> tuple[Any, str]:
-    """A timm model, with its own classifier unless it is to be `headless`, and where its weights come from."""
+def _trunk(name: str, pretrained: str | Path | None, headless: bool) -> tuple[Any, str]:
+    """A timm model that is only to be asked, and where its weights come from.
+
+    It has its own classifier unless it is to be `headless`.
+    """
+    checkpoint = None if pretrained in (None, RANDOM) else str(place_of(pretrained, "pretrained"))
+    trunk, origin = _loaded(name, RANDOM if pretrained == RANDOM else checkpoint, headless)
+    return trunk.eval().requires_grad_(False), origin
+
+
+def _loaded(name: str, pretrained: str | None, headless: bool) -> tuple[Any, str]:
+    """The same as timm or a checkpoint gives it."""
     settings = {"num_classes": 0} if headless else {}
     if name == PHOTOS:
         if pretrained is not None:
