@@ -21,7 +21,7 @@ from finercam_clip import progress, tables
 from finercam_clip.errors import InputError
 from finercam_clip.explainer import Explainer, ImageEncoding
 from finercam_clip.methods import METHODS, maps_of
-from finercam_clip.objectives import unit_norm
+from finercam_clip.tensors import unit_norm
 from finercam_clip.towers import Tower
 
 QUESTIONS = (1, 32, 1000)

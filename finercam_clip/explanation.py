@@ -15,6 +15,7 @@ from finercam_clip import checks, render
 from finercam_clip.errors import InputError, shown
 from finercam_clip.geometry import Geometry
 from finercam_clip.images import read_image
+from finercam_clip.objectives import OF_MAPS
 from finercam_clip.opencv import cv2
 from finercam_clip.options import Options, Score
 from finercam_clip.paths import is_file
@@ -35,7 +36,8 @@ class Explanation:
         target: What was looked for.
         contrasts: What it was told apart from, background included.
         target_grid: The same method's map of the target alone.
-        contrast_grid: Its map of the contrasts' mean alone; None without contrasts.
+        contrast_grid: Its map of the contrasts alone, as the objective puts them together: the strongest of each cell,
+            or their mean. None without contrasts.
         similarities: Text -> cosine. For a classifier: class -> logit.
         probabilities: Text -> softmax over target and contrasts at the model's logit scale. For a classifier: class ->
             softmax over all of its classes (for a group the sum over its classes).
@@ -101,6 +103,9 @@ class Explanation:
         share = render.share_of(self.grid, self.target_grid, self.weight)
         if self.contrasts and share < render.FAINT:
             return f"target and contrasts say nearly the same: the difference is {share:.1%} of the target's own map"
+        own = render.share_of(np.maximum(self.grid, 0), self.target_grid)
+        if self.options.objective in OF_MAPS and own < render.FAINT:
+            return f"hardly anything speaks for the target alone: {own:.1%} of what its own map reaches"
         best = max(self.similarities, key=lambda text: self.similarities[text])
         if best != self.target:
             return f"the image fits '{best}' better: the target may not be there"

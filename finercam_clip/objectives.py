@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from finercam_clip.checks import choice
@@ -30,10 +29,7 @@ def probability(s: Tensor, gamma: float) -> Tensor:
 
 
 def finer(s: Tensor, gamma: float) -> Tensor:
-    """Finer-CAM (Zhang et al., CVPR 2025): the mean over contrasts of s_target - gamma * s_contrast.
-
-    gamma = 0, or no contrasts, is the target's similarity: exactly the base method.
-    """
+    """Finer-CAM (Zhang et al., CVPR 2025): the mean over contrasts of s_target - gamma * s_contrast."""
     return s[..., 0] - gamma * s[..., 1:].mean(-1) if s.shape[-1] > 1 else s[..., 0]
 
 
@@ -60,22 +56,18 @@ def finer_softmax_upstream(s: Tensor, gamma: float) -> Tensor:
 
 Objective = Callable[[Tensor, float], Tensor]
 OBJECTIVES: dict[str, Objective] = {
+    "finer-strongest": finer,  # these two differ from `finer` in how maps are put together (`OF_MAPS`)
+    "finer-rectified": finer,
     "finer": finer,
     "similarity": similarity,
     "probability": probability,
     "finer-softmax": finer_softmax,
     "finer-softmax-upstream": finer_softmax_upstream,
-    "finer-rectified": finer,  # with `rectified` in place of `combined`
 }
-RECTIFIED = ("finer-rectified",)
 
 
 def objective_named(name: str) -> Objective:
-    """An objective by its name.
-
-    Raises:
-        InputError: The name is not in `OBJECTIVES`.
-    """
+    """The objective of a name. Raises InputError for a name that is not in `OBJECTIVES`."""
     return OBJECTIVES[choice(name, tuple(OBJECTIVES), "objective")]
 
 
@@ -106,8 +98,7 @@ def slopes(
 def combined(weights: Tensor, targets: Tensor, contrasts: Tensor) -> Tensor:
     """T^T dL/ds per question: the sum of target and contrasts, each as much as it counts.
 
-    From embeddings times the logit scale it gives the directions d. If a method is not linear in d, it gives the map of
-    each question from the maps of each text alone.
+    Embeddings times the logit scale give the directions d. Maps of each text alone give the map of each question.
 
     Args:
         weights: dL/ds, [K, 1 + M], from `slopes`.
@@ -130,6 +121,15 @@ def rectified(weights: Tensor, targets: Tensor, contrasts: Tensor) -> Tensor:
     return weights[:, :1] * targets + added @ contrasts + subtracted @ contrasts.relu()
 
 
-def unit_norm(features: Tensor) -> Tensor:
-    """Rows of unit norm, in float32 whatever the model computes in."""
-    return F.normalize(features.float(), dim=-1)
+def strongest(weights: Tensor, targets: Tensor, contrasts: Tensor) -> Tensor:
+    """As `rectified`, with the strongest contrast of each cell for all: M_target - gamma * max relu(M_contrast).
+
+    So no contrast is diluted by others that say nothing there. With one contrast it is `rectified`.
+    """
+    totals = weights[:, 1:].clamp_min(0).sum(1, True), weights[:, 1:].clamp_max(0).sum(1, True)
+    highest = contrasts.amax(0) if len(contrasts) else torch.zeros_like(targets[0])
+    return weights[:, :1] * targets + totals[0] * highest + totals[1] * highest.relu()
+
+
+# How the maps of target and contrasts are put together, of objectives that are not linear in them.
+OF_MAPS = {"finer-rectified": rectified, "finer-strongest": strongest}

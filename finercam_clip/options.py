@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict
 
 Pooling = Literal["model", "mean", "token"]
-Objective = Literal["finer", "similarity", "probability", "finer-softmax", "finer-softmax-upstream", "finer-rectified"]
+_Finer = Literal["finer-strongest", "finer-rectified", "finer", "finer-softmax", "finer-softmax-upstream"]
+Objective = Literal[_Finer, "similarity", "probability"]
 Refinement = Literal["affinity"]
 SimilarBy = Literal["logits", "concepts"]
 Score = Literal["cosine", "logit"]
@@ -24,7 +25,7 @@ class Options:
 
     Attributes:
         method: How the map is made: a name in `methods.METHODS`, or a preset of several options in `PRESETS`.
-        gamma: Comparison strength, 0 and up (the paper's default is 0.6). 0 is the plain method.
+        gamma: Comparison strength, 0 and up. 0 is the plain method, 1 leaves nothing shared (the paper: 0.6).
         objective: What is explained, a name in `objectives.OBJECTIVES`.
         pooling: "model", as the image tower pools; "mean", the mean of the patch tokens (CLIP-ES); "token", the class
             token.
@@ -45,8 +46,8 @@ class Options:
     """
 
     method: str = "hirescam"
-    gamma: float = 0.6
-    objective: Objective = "finer"
+    gamma: float = 1.0
+    objective: Objective = "finer-strongest"
     pooling: Pooling = "model"
     image_size: ImageSize = None
     layer: Layer = None

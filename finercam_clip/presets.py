@@ -10,8 +10,8 @@ from finercam_clip.options import Changes
 # The three modes of the paper (and of its scripts): the question's arguments besides image and target.
 MODES: dict[str, dict[str, Any]] = {
     "baseline": {"contrasts": (), "gamma": 0.0},
-    "finer-default": {"contrasts": 3, "gamma": 0.6},
-    "finer-compare": {"contrasts": 1, "gamma": 0.6},
+    "finer-default": {"contrasts": 3, "gamma": 0.6, "objective": "finer"},
+    "finer-compare": {"contrasts": 1, "gamma": 0.6, "objective": "finer"},
 }
 
 

@@ -6,12 +6,18 @@ import hashlib
 from collections.abc import Mapping
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from finercam_clip.errors import InputError
 
 _SAMPLED = 64  # numbers of a tensor in a fingerprint
 _CHECKED = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def unit_norm(features: Tensor) -> Tensor:
+    """Rows of unit norm, in float32 whatever the model computes in."""
+    return F.normalize(features.float(), dim=-1)
 
 
 def unusable(tensor: Tensor) -> str | None:

@@ -123,7 +123,7 @@ def test_each_tile_says_what_it_shows_and_its_score() -> None:
     image, target, contrast, difference = explanation(two_peaks()).tiles()
     assert (target.caption, target.note) == ("red", "cosine 0.300, p 0.90")
     assert (contrast.caption, contrast.note) == ("blue", "cosine 0.100, p 0.10")
-    assert (difference.caption, difference.note, difference.warning) == ("finer, gamma 0.6", "", False)
+    assert (difference.caption, difference.note, difference.warning) == ("finer-strongest, gamma 1", "", False)
     assert image.marked is target.marked is contrast.marked is None
     assert difference.marked == explanation(two_peaks()).peak
 

@@ -3,6 +3,8 @@ hold for all of them."""
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import pytest
 import torch
@@ -119,7 +121,7 @@ def test_a_method_is_linear_in_the_direction_if_and_only_if_it_says_so(deep: Exp
 def test_the_difference_is_of_signed_maps(deep: Explainer, name: str) -> None:
     """The grid is the target's map minus gamma times the mean of the contrasts' maps, before any ReLU or scaling."""
     encoding = deep.encode(NOISE)
-    explanation = encoding.explain(TEXTS[0], TEXTS[1:], method=name, gamma=0.7)
+    explanation = encoding.explain(TEXTS[0], TEXTS[1:], method=name, objective="finer", gamma=0.7)
     target, *contrasts = encoding.heatmaps(TEXTS, method=name)
     scale = max(np.abs(grid).max() for grid in (target, *contrasts))
     assert explanation.contrast_grid is not None
@@ -127,7 +129,7 @@ def test_the_difference_is_of_signed_maps(deep: Explainer, name: str) -> None:
     assert np.abs(explanation.contrast_grid - np.mean(contrasts, axis=0)).max() <= 1e-4 * scale
     expected = target - 0.7 * np.mean(contrasts, axis=0)
     assert np.abs(explanation.grid - expected).max() <= 1e-4 * scale
-    (alone,) = encoding.heatmaps([TEXTS[0]], TEXTS[1:], method=name, gamma=0.7)
+    (alone,) = encoding.heatmaps([TEXTS[0]], TEXTS[1:], method=name, objective="finer", gamma=0.7)
     assert np.abs(alone - explanation.grid).max() <= 1e-4 * scale
 
 
@@ -145,8 +147,8 @@ def test_the_scores_are_the_models_own_whatever_the_method(deep: Explainer, name
 def test_a_method_that_asks_nothing_gives_every_text_one_map(deep: Explainer, name: str) -> None:
     one, two = deep.encode(NOISE).heatmaps(TEXTS[:2], method=name)
     assert np.array_equal(one, two)
-    (nothing,) = deep.encode(NOISE).heatmaps(TEXTS[:1], TEXTS[1:2], method=name, gamma=1.0)
-    assert np.abs(nothing).max() <= 1e-6 * np.abs(one).max()
+    (nothing,) = deep.encode(NOISE).heatmaps(TEXTS[:1], TEXTS[1:2], method=name)
+    assert nothing.max() <= 1e-6 * np.abs(one).max()
 
 
 def test_many_questions_are_the_single_ones(deep: Explainer) -> None:
@@ -178,7 +180,7 @@ def test_every_method_works_on_towers_of_timm_or_says_why_not(pool: str) -> None
             with pytest.raises(InputError, match="needs a tower that pools the class token"):
                 encoding.explain(TEXTS[0], method=name)
             continue
-        grid = encoding.explain(TEXTS[0], TEXTS[1:2], method=name).grid
+        grid = encoding.explain(TEXTS[0], TEXTS[1:2], method=name, objective="finer", gamma=0.6).grid
         assert grid.shape == (6, 6)
         assert np.isfinite(grid).all()
         assert np.abs(grid).max() > 0, name
@@ -246,20 +248,24 @@ def test_errors_say_what_there_is(tiny: Explainer) -> None:
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_a_rectified_contrast_subtracts_its_positive_evidence_alone(deep: Explainer, name: str) -> None:
-    """M_target - gamma * mean of relu(M_contrast), of the maps of each text alone; nowhere above the target's own."""
+@pytest.mark.parametrize("objective", ["finer-rectified", "finer-strongest"])
+def test_a_contrast_subtracts_its_positive_evidence_alone(
+    deep: Explainer, objective: Literal["finer-rectified", "finer-strongest"], name: str
+) -> None:
+    """gamma times relu(M_contrast), its mean or its largest, of the maps of each text alone; never above the target."""
+    together = {"finer-rectified": np.mean, "finer-strongest": np.max}[objective]
     encoding = deep.encode(NOISE)
     alone = encoding.heatmaps(TEXTS, method=name)
     for gamma in (0.0, 0.6, 1.0):
-        explanation = encoding.explain(TEXTS[0], TEXTS[1:], method=name, objective="finer-rectified", gamma=gamma)
-        expected = alone[0] - gamma * np.maximum(alone[1:], 0).mean(0)
+        explanation = encoding.explain(TEXTS[0], TEXTS[1:], method=name, objective=objective, gamma=gamma)
+        expected = alone[0] - gamma * together(np.maximum(alone[1:], 0), axis=0)
         bound = 1e-5 * np.abs(alone).max()
         np.testing.assert_allclose(explanation.grid, expected, rtol=0, atol=bound)
         assert (explanation.grid <= alone[0] + bound).all()
         np.testing.assert_allclose(explanation.target_grid, alone[0], rtol=0, atol=bound)
         assert explanation.contrast_grid is not None
-        np.testing.assert_allclose(explanation.contrast_grid, alone[1:].mean(0), rtol=0, atol=bound)
-        batch = encoding.heatmaps(TEXTS[:1], TEXTS[1:], method=name, objective="finer-rectified", gamma=gamma)
+        np.testing.assert_allclose(explanation.contrast_grid, together(alone[1:], axis=0), rtol=0, atol=bound)
+        batch = encoding.heatmaps(TEXTS[:1], TEXTS[1:], method=name, objective=objective, gamma=gamma)
         np.testing.assert_allclose(batch[0], expected, rtol=0, atol=bound)
 
 

@@ -19,8 +19,9 @@ from finercam_clip.objectives import (
     objective_named,
     rectified,
     slopes,
-    unit_norm,
+    strongest,
 )
+from finercam_clip.tensors import unit_norm
 
 SCALE = 50.0
 
@@ -219,3 +220,15 @@ def test_rectified_contrasts_are_subtracted_where_they_are_positive_and_added_as
     targets = torch.tensor([[2.0, 2.0, 2.0]])
     expected = torch.tensor([[2.0 - 0.5 * 1, 2.0 - 0.5 * 4, 2.0 - 0.5 * 3], [0.0, 1.0, 1.5]])
     torch.testing.assert_close(rectified(weights, targets, maps), expected)
+
+
+def test_the_strongest_contrast_of_each_cell_is_subtracted_or_added() -> None:
+    maps = torch.tensor([[1.0, -2.0, 3.0], [-1.0, 4.0, -5.0]])
+    weights = torch.tensor([[1.0, -0.25, -0.25], [0.0, 0.5, 0.5]])
+    targets = torch.tensor([[2.0, 2.0, 2.0]])
+    expected = torch.tensor([[2.0 - 0.5 * 1, 2.0 - 0.5 * 4, 2.0 - 0.5 * 3], [1.0, 4.0, 3.0]])
+    torch.testing.assert_close(strongest(weights, targets, maps), expected)
+    torch.testing.assert_close(strongest(weights[:, :1], targets, maps[:0]), weights[:, :1] * targets)
+    torch.testing.assert_close(
+        strongest(weights[:, :2], targets, maps[:1]), rectified(weights[:, :2], targets, maps[:1])
+    )

@@ -32,7 +32,7 @@ COLOURS = [f"a {colour} bird" for colour in ("red", "blue", "green", "pink", "bl
 # One other value for every field of `Options`.
 CHANGES: dict[str, Any] = {
     "method": "gradcam",
-    "gamma": 1.0,
+    "gamma": 0.5,
     "objective": "probability",
     "pooling": "mean",
     "image_size": (48, 64),

@@ -100,7 +100,7 @@ def _equal_traits(explainer: Explainer, questions: Sequence[BirdQuestion]) -> Ch
         encoding = explainer.encode(question.scene.image)
         same = question.target.removeprefix("a bird with ")
         empty, real = (encoding.explain(question.target, [text], gamma=1.0).grid for text in (same, question.contrast))
-        ratios.append(float(np.abs(empty).max() / np.abs(real).max()))
+        ratios.append(float(max(empty.max(), 0) / real.max()))
     return Check(
         "the same trait in other words", "largest value / that of a real contrast", float(np.median(ratios)), 0.35
     )

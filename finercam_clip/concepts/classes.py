@@ -18,8 +18,8 @@ from finercam_clip.concepts.names import ClassNames
 from finercam_clip.concepts.vocabulary import vocabulary_of
 from finercam_clip.concepts.words import normalised
 from finercam_clip.errors import InputError
-from finercam_clip.objectives import unit_norm
 from finercam_clip.options import Score, SimilarBy, Texts
+from finercam_clip.tensors import unit_norm
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,8 +14,8 @@ from finercam_clip.concepts.kept import Kept
 from finercam_clip.concepts.tokens import Tokens
 from finercam_clip.concepts.vocabulary import spoken, templates_of, vocabulary_of
 from finercam_clip.errors import InputError
-from finercam_clip.objectives import unit_norm
 from finercam_clip.options import Score, SimilarBy, Texts
+from finercam_clip.tensors import unit_norm
 
 
 @dataclass(frozen=True, eq=False)

@@ -109,21 +109,20 @@ def maps_of(forward: ForwardPass, directions: Tensor, name: str) -> Tensor:
 def maps_of_sums(forward: ForwardPass, weights: Tensor, targets: Tensor, contrasts: Tensor, options: Options) -> Tensor:
     """The signed maps of Q sums of directions, float32 [Q, N]. The one place where a difference of maps is taken.
 
-    It comes before ReLU and any scaling. A linear method subtracts directions, any other one signed maps.
+    It comes before ReLU and any scaling. Directions are subtracted if method and objective are linear, else maps.
 
     Args:
         forward: The image.
         weights: What each direction counts for in each sum, its target first, [Q, 1 + M].
         targets: [Q, D], one per sum, or [1, D], the same for every one.
         contrasts: [M, D], the same for every sum.
-        options: Method and objective; some objectives subtract rectified maps (`objectives.RECTIFIED`).
+        options: Method and objective; some objectives are not linear in the maps (`objectives.OF_MAPS`).
     """
-    name, rectified = options.method, options.objective in objectives.RECTIFIED
-    if method_named(name).linear and not rectified:
+    name, of_maps = options.method, objectives.OF_MAPS.get(options.objective)
+    if method_named(name).linear and of_maps is None:
         return maps_of(forward, objectives.combined(weights, targets, contrasts), name)
-    alone = maps_of(forward, torch.cat([targets, contrasts]), name)
-    combined = objectives.rectified if rectified else objectives.combined
-    return combined(weights, alone[: len(targets)], alone[len(targets) :])
+    alone = maps_of(forward, targets, name), maps_of(forward, contrasts, name)
+    return (of_maps or objectives.combined)(weights, *alone)
 
 
 def _pulled_back(forward: ForwardPass, directions: Tensor, method: Method) -> Tensor:

@@ -17,12 +17,14 @@ from finercam_clip.concepts.words import normalised
 from finercam_clip.errors import InputError
 from finercam_clip.files import make_folder, staged, write_whole
 from finercam_clip.images import read_image
+from finercam_clip.objectives import OF_MAPS
 from finercam_clip.paths import from_text, is_folder, path_of, place, resolved, stored
 from finercam_clip.runs.folder import dataset_folder, images_root, is_same_content, read_manifest, read_maps
 from finercam_clip.runs.records import TITLES, Record, geometry_in, source_in
 
 PAGE = 48  # pictures per contact sheet
 COLUMNS = 6
+_WHOLE = ("finer", *OF_MAPS)  # objectives that take all of the target's map
 _TEMPLATE = Path(__file__).parent / "gallery.html"
 
 
@@ -170,11 +172,11 @@ def _tiles(
     geometry = replace(geometry_in(record), image=(height, width))
     maps = read_maps(run, record)
     for mode, grid in maps.items():
-        alone = maps["baseline"] if "baseline" in maps and record["settings"]["objective"] == "finer" else grid
+        alone = maps["baseline"] if "baseline" in maps and record["settings"]["objective"] in _WHOLE else grid
         heat = geometry.to_image(render.positive(grid, render.full_scale(grid, alone)))
         picture = render.overlay(small, heat, seen=geometry.seen)
         caption, note = _subtracted(record, mode)
-        faint = 0 < render.share_of(grid, alone) < render.FAINT
+        faint = 0 < render.share_of(np.maximum(grid, 0), alone) < render.FAINT
         tiles.append(render.Tile(picture, TITLES[mode], caption, note=f"nearly nothing\n{note}" if faint else note))
     return tiles
 

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, NamedTuple
 from torch import Tensor
 
 from finercam_clip.errors import InputError
-from finercam_clip.objectives import unit_norm
+from finercam_clip.tensors import unit_norm
 from finercam_clip.towers.attention import Attention, attention_of
 from finercam_clip.towers.tails import AutogradTail, Cut, Tail, record
 from finercam_clip.towers.temporary import evaluating, frozen, uncompiled
