@@ -35,6 +35,7 @@ from finercam_clip.errors import InputError
 from finercam_clip.files import make_folder, write_whole
 from finercam_clip.methods import METHODS
 from finercam_clip.models.catalogue import families_table
+from finercam_clip.options import Options
 from finercam_clip.presets import PRESETS
 
 DOCS = Path(__file__).parent
@@ -46,7 +47,13 @@ Rows = list[dict[str, Any]]
 
 FAST = [name for name in [*METHODS, *PRESETS] if name not in METHODS or not METHODS[name].slow]
 SLOW = [name for name, method in METHODS.items() if method.slow]
-_RANKED = ["evaluate", "aviary", "--seed", "500000", "--kind", "attribute", "--kind", "species"]
+_AVIARY = ["evaluate", "aviary", "--seed", "500000"]
+_PAPERS = ["--objective", "similarity", "--objective", "finer", "--gamma", "0.6", "--no-causal"]
+_CONTRASTED = [
+    *(part for kind in ("attribute", "species", "unseen", "two birds") for part in ("--kind", kind)),
+    *(part for name in ("finer", "finer-rectified", Options.objective) for part in ("--objective", name)),
+]
+_RANKED = [*_AVIARY, "--kind", "attribute", "--kind", "species", *_PAPERS]
 
 # One tower of each kind, and what its questions go back through.
 TOWERS = {
@@ -64,7 +71,8 @@ MEASURED: dict[str, list[list[str]]] = {
     "batch": [["bench", "--model", "ViT-B-16", "--pretrained", "random", "--batch", "16"]],
     "towers": [["bench", "--model", name, "--pretrained", "random"] for name in TOWERS],
     "bench-methods": [["bench", "--methods", "all"]],
-    "evaluate": [["evaluate", "aviary", "--questions", "500", "--seed", "500000", "--method", "hirescam"]],
+    "evaluate": [[*_AVIARY, "--questions", "500", "--method", "hirescam"]],
+    "siblings": [[*_AVIARY, "--questions", "500", "--method", "hirescam", "--no-causal", "--siblings", *_CONTRASTED]],
     "ranking": [
         [*_RANKED, "--questions", "200", *(part for name in FAST for part in ("--method", name))],
         [*_RANKED, "--questions", "12", *(part for name in SLOW for part in ("--method", name))],
@@ -161,13 +169,13 @@ def _ranking() -> str:
 
 
 def _summary() -> str:
-    """The default method's figures on every kind of question, Finer."""
+    """The default's figures on every kind of question."""
     names = ("pair accuracy", "pointing", "near", "energy", "drop")
     table = []
     rows = {(row.kind, row.objective): row for row in _evaluation("evaluate")}
     for kind in questions.KINDS:
-        if (kind, "finer") in rows:
-            finer, plain = rows[kind, "finer"], rows[kind, "similarity"]
+        if (kind, Options.objective) in rows:
+            finer, plain = rows[kind, Options.objective], rows[kind, "similarity"]
             cells = [f"{finer.figures[name][0]:.3f}" if name in finer.figures else "" for name in names]
             cells += [f"{plain.figures['energy'][0]:.3f}", f"{finer.figures['chance'][0]:.3f}"]
             table.append((kind, *cells))
@@ -187,6 +195,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "towers": _tower_costs,
     "bench-methods": _method_costs,
     "evaluate": lambda: benchmark.format_table(_evaluation("evaluate")),
+    "siblings": lambda: benchmark.format_table(_evaluation("siblings")),
     "summary": _summary,
     "ranking": _ranking,
     "sanity": _sanity,

@@ -22,8 +22,9 @@ from finercam_clip.evaluation import faithfulness, metrics
 from finercam_clip.evaluation.intervals import Interval, bootstrap, mean
 from finercam_clip.explainer import Explainer, ImageEncoding
 from finercam_clip.explanation import Explanation
+from finercam_clip.objectives import OF_MAPS
 from finercam_clip.options import Options
-from finercam_clip.presets import PRESETS
+from finercam_clip.presets import MODES, PRESETS
 from finercam_clip.resolve import resolve_options
 from finercam_clip.tables import markdown
 
@@ -42,7 +43,8 @@ FIGURES = (
 )  # of a `Row`
 # The figures that an objective can change.
 _COMPARED = ("pointing", "near", "energy", "precision", "drop", "causal rank", "causal hit")
-_DIFFERENCES = (("finer", "similarity"), ("finer-rectified", "similarity"), ("finer-rectified", "finer"))
+OBJECTIVES = ("similarity", "finer", Options.objective)  # the plain method, the paper's, the default
+_DIFFERENCES = (("finer", "similarity"), (Options.objective, "similarity"), (Options.objective, "finer"))
 _BATCH = 32
 
 Scores = dict[str, float]  # from each figure's name to its value for one question
@@ -56,7 +58,7 @@ class Row:
     Attributes:
         kind: One of `questions.KINDS`.
         method: A method or a preset; empty if the figures do not depend on it.
-        objective: An objective; or "finer - similarity" and its like: the differences of two, question by question.
+        objective: An objective; or "finer - similarity" and its like, the differences of two, question by question.
         questions: How many questions were asked.
         figures: For each figure its mean over the questions and the ends of its 95 % bootstrap interval.
 
@@ -85,11 +87,12 @@ def evaluate(
     *,
     kinds: Sequence[str] = tuple(KINDS),
     methods: Sequence[str],
-    objectives: Sequence[str] = ("similarity", "finer"),
-    gamma: float = Options.gamma,
+    objectives: Sequence[str] = OBJECTIVES,
+    gamma: float | None = None,
     questions: int = 200,
     seed: int = 0,
     causal: bool = True,
+    siblings: bool = False,
 ) -> list[Row]:
     """Asks held-out questions of each kind and scores every answer.
 
@@ -98,10 +101,11 @@ def evaluate(
         kinds: Of `questions.KINDS`.
         methods: Methods and presets.
         objectives: Each is asked with each method.
-        gamma: How strongly the contrast is subtracted.
+        gamma: How strongly contrasts are subtracted; None: each objective at its own strength (`gamma_of`).
         questions: How many questions of each kind.
         seed: The first question's; the others follow one by one.
         causal: Whether each bird is drawn again with its traits swapped, a dozen pictures more per question.
+        siblings: Whether all other values of the trait are contrasts, not one of them.
 
     Raises:
         InputError: There is no such kind, method, objective or seed, or no question at all.
@@ -118,7 +122,7 @@ def evaluate(
             new = (
                 {("", ""): _presence(explainer, batch)}
                 if absent
-                else _scores(explainer, batch, settings, gamma, causal)
+                else _scores(explainer, batch, settings, gamma, causal=causal, siblings=siblings)
             )
             for setting, values in new.items():
                 scores.setdefault(setting, []).extend(values)
@@ -131,8 +135,20 @@ def evaluate(
     return rows
 
 
+def gamma_of(objective: str) -> float:
+    """The comparison strength that an objective is compared with others at: the paper's, or the default of our own."""
+    papers: float = MODES["finer-default"]["gamma"]
+    return Options.gamma if objective in OF_MAPS else papers
+
+
 def _scores(
-    explainer: Explainer, batch: Sequence[BirdQuestion], settings: Sequence[Setting], gamma: float, causal: bool
+    explainer: Explainer,
+    batch: Sequence[BirdQuestion],
+    settings: Sequence[Setting],
+    gamma: float | None,
+    *,
+    causal: bool,
+    siblings: bool,
 ) -> dict[Setting, list[Scores]]:
     """The figures of every question of a batch, under every method and objective."""
     images = [question.scene.image for question in batch]
@@ -142,16 +158,18 @@ def _scores(
         swaps_of(explainer, question, encoding.embedding, texts[:2]) if causal else None
         for question, encoding, texts in zip(batch, whole, embedded, strict=True)
     ]
+    contrasted = [question.siblings if siblings else (question.contrast,) for question in batch]
     scores = {}
     for method, objective in settings:
         # A preset brings its own objective. Without contrast it keeps its other options and takes the similarity.
-        changes: dict[str, Any] = {} if method in PRESETS and objective == "finer" else {"objective": objective}
-        changes |= {"gamma": gamma}
+        changes: dict[str, Any] = {"gamma": gamma_of(objective) if gamma is None else gamma}
+        if method not in PRESETS or objective == "similarity":
+            changes["objective"] = objective
         pooling = resolve_options({"method": method}).pooling
         encodings = whole if pooling == Options.pooling else explainer.encode(images, pooling=pooling)
         explanations = [
-            encoding.explain(question.target, [question.contrast], method=method, **changes)
-            for question, encoding in zip(batch, encodings, strict=True)
+            encoding.explain(question.target, contrasts, method=method, **changes)
+            for contrasts, question, encoding in zip(contrasted, batch, encodings, strict=True)
         ]
         masked = explainer.encode([faithfulness.without_hottest(e.image, e.heatmap) for e in explanations])
         scores[method, objective] = [
@@ -163,7 +181,7 @@ def _scores(
         own = zip(scores[method, objective], batch, explanations, swaps, strict=True)
         for score, question, explanation, swap in own:
             if swap is not None:
-                effects = swap.effects(explanation.options.objective, gamma)
+                effects = swap.effects(explanation.options.objective, explanation.options.gamma)
                 score |= agreement(explanation.heatmap, question, effects)
     return scores
 

@@ -44,9 +44,14 @@ def add_commands(add_command: AddCommand) -> None:
         "on what they should depend on",
     )
     command.add_argument("--method", "--methods", action="append", help="repeat for several, or 'all'")
-    command.add_argument("--objective", action="append", help="repeat for several (finer; aviary: similarity too)")
     command.add_argument(
-        "--gamma", type=float, action="append", help=f"comparison strength ({Options.gamma}); a data set takes several"
+        "--objective", action="append", help=f"repeat for several ({Options.objective}; aviary: the paper's too)"
+    )
+    command.add_argument(
+        "--gamma",
+        type=float,
+        action="append",
+        help=f"comparison strength ({Options.gamma}; aviary: the paper's for its objectives); a data set takes several",
     )
     command.add_argument(
         "--seed", type=int, default=0, help="draws the images, or is the first question's (%(default)s)"
@@ -60,6 +65,7 @@ def add_commands(add_command: AddCommand) -> None:
         default=True,
         help="aviary: draw each bird again with its traits swapped",
     )
+    drawn.add_argument("--siblings", action="store_true", help="aviary: contrasts are all other values of the trait")
     drawn.add_argument("--kind", action="append", help="aviary: repeat for several (default: all)")
     real = command.add_argument_group("a data set")
     real.add_argument("--split", help="only this part of the data set: train, test, ...")
@@ -99,9 +105,10 @@ def _of_world(arguments: argparse.Namespace) -> str:
     from finercam_clip.methods import METHODS
     from finercam_clip.presets import PRESETS
 
-    if arguments.what == "sanity" and any((arguments.kind, arguments.method, arguments.objective, arguments.gamma)):
-        raise InputError("--kind, --method, --objective and --gamma are not for sanity: leave them out")
-    gammas = arguments.gamma or [Options.gamma]
+    of_questions = (arguments.kind, arguments.method, arguments.objective, arguments.gamma, arguments.siblings)
+    if arguments.what == "sanity" and any(of_questions):
+        raise InputError("--kind, --method, --objective, --gamma and --siblings are not for sanity: leave them out")
+    gammas = arguments.gamma or [None]
     if len(gammas) > 1:
         raise InputError(f"{arguments.what} takes one --gamma at a time")
     settings = {"seed": arguments.seed}
@@ -117,9 +124,10 @@ def _of_world(arguments: argparse.Namespace) -> str:
             explainer,
             kinds=arguments.kind or list(questions.KINDS),
             methods=[*METHODS, *PRESETS] if "all" in (arguments.method or []) else arguments.method or _EVALUATED,
-            objectives=arguments.objective or ["similarity", "finer"],
+            objectives=arguments.objective or benchmark.OBJECTIVES,
             gamma=gammas[0],
             causal=arguments.causal,
+            siblings=arguments.siblings,
             **settings,
         )
         rows, table = [vars(result) for result in results], benchmark.format_table(results)
@@ -132,8 +140,8 @@ def _of_dataset(arguments: argparse.Namespace) -> int:
     from finercam_clip.evaluation.referee import evaluate, working_methods
     from finercam_clip.evaluation.stopwatch import Stopwatch
 
-    for name in ("questions", "kind"):
-        if getattr(arguments, name) is not None:
+    for name in ("questions", "kind", "siblings"):
+        if getattr(arguments, name) not in (None, False):
             raise InputError(f"--{name} is for the aviary: a data set takes --limit")
     groups = arguments.figures or USUAL
     protocol = Protocol(

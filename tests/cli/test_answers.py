@@ -130,10 +130,10 @@ def test_nearest_takes_contrasts_from_the_vocabulary(run: Run, drawn_bird: Path)
 
 
 @pytest.mark.usefixtures("bundled_once")
-def test_a_preset_is_its_contrasts_and_gamma(run: Run, drawn_bird: Path) -> None:
+def test_a_preset_is_its_contrasts_gamma_and_objective(run: Run, drawn_bird: Path) -> None:
     question = ["explain", drawn_bird, "--target", TARGET, "--vocabulary", "aviary", "--json"]
     answer = json.loads(run(*question, "--preset", "finer-default")[1])
-    assert answer == json.loads(run(*question, "--nearest", "3", "--gamma", "0.6")[1])
+    assert answer == json.loads(run(*question, "--nearest", "3", "--gamma", "0.6", "--objective", "finer")[1])
     assert len(answer["contrasts"]) == 3
 
 
@@ -193,8 +193,8 @@ def test_random_weights_explain_with_a_warning_and_say_that_the_map_means_nothin
     assert sum(answer["probabilities"].values()) == pytest.approx(1, abs=1e-5)
     assert answer["options"] == {
         "method": "hirescam",
-        "gamma": 0.6,
-        "objective": "finer",
+        "gamma": 1.0,
+        "objective": "finer-strongest",
         "pooling": "model",
         "image_size": None,
         "layer": None,
