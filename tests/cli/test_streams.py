@@ -30,12 +30,12 @@ def shell(line: str, folder: Path, **environment: str) -> subprocess.CompletedPr
     )
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 def _slow(words: str) -> Any:
     """Each starts a process, which imports torch: one of a kind is in the ordinary run."""
     return pytest.param(words, marks=pytest.mark.slow)
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 @pytest.mark.parametrize("words", ["methods", *map(_slow, ["models", "methods --help", "dataset check ."])])
 def test_a_full_stdout_is_one_line_and_exit_code_1(words: str, folder: Path) -> None:
     done = shell(f"$F {words} > /dev/full", folder)
