@@ -101,7 +101,7 @@ def test_a_head_on_a_clip_is_directions_beside_its_texts(species: Path, tmp_path
     }
     weight, bias = read_head(fitted.head)
     assert not bias.any()
-    explanation = encoding.explain("Species A", ["Species B"], gamma=1)
+    explanation = encoding.explain("Species A", ["Species B"], objective="finer", gamma=1)
     assert explanation.similarities[SPECIES[0]] == pytest.approx(float(weight[0] @ clip.embedding), abs=1e-4)
     assert sum(encoding.predictions(3).values()) == pytest.approx(1)
     expected = clip.heatmaps((weight[0] - weight[1])[None])[0] / float(bundled.loaded.space.scale)

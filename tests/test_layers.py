@@ -21,7 +21,7 @@ from reference.towers import (
 from reference.unchanged import unchanged
 from torch import nn
 
-from finercam_clip import InputError
+from finercam_clip import InputError, preset
 from finercam_clip.explainer import Explainer
 from finercam_clip.methods import maps_of
 from finercam_clip.options import Layer
@@ -75,10 +75,11 @@ def test_a_layer_whose_patches_get_no_gradient_is_an_error(tiny: Explainer, laye
 
 
 def test_several_layers_are_averaged(tiny: Explainer) -> None:
-    first, last, both = (tiny.explain(NOISE, TEXTS[0], TEXTS[1:], layer=layer).grid for layer in (0, 2, (0, 2)))
+    paper = preset("finer-default") | {"contrasts": TEXTS[1:]}  # linear, as the mean of maps is
+    first, last, both = (tiny.explain(NOISE, TEXTS[0], layer=layer, **paper).grid for layer in (0, 2, (0, 2)))
     assert np.abs(first - last).max() > 0.01 * np.abs(last).max()
     assert np.abs(both - (first + last) / 2).max() <= 1e-5 * np.abs(both).max()
-    by_name = tiny.explain(NOISE, TEXTS[0], TEXTS[1:], layer="transformer.resblocks.0.ln_1").grid
+    by_name = tiny.explain(NOISE, TEXTS[0], layer="transformer.resblocks.0.ln_1", **paper).grid
     assert np.array_equal(by_name, first)
 
 
