@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from finercam_clip.cli.arguments import (
     AddCommand,
@@ -15,6 +16,9 @@ from finercam_clip.cli.arguments import (
     report_left_out,
 )
 from finercam_clip.errors import InputError
+
+if TYPE_CHECKING:
+    from finercam_clip.runs import Share, Summary
 
 
 def add_commands(add_command: AddCommand) -> None:
@@ -39,20 +43,39 @@ def _add_generate(add_command: AddCommand) -> None:
     command.add_argument("--target", help="one concept for all images, instead of each one's class")
     command.add_argument("--contrast", action="append", help="what it is told apart from; repeat for several")
     command.add_argument("--batch", type=int, default=16, help="images per forward pass (%(default)s)")
+    _add_sharing(command)
     add_labels_argument(command)
     add_question_arguments(command)
     add_model_arguments(command)
 
 
+def _add_sharing(command: argparse.ArgumentParser) -> None:
+    """Adds how a run is cut into shards, and who does which."""
+    command.add_argument("--shard-size", type=int, default=512, help="images per shard, a file each (%(default)s)")
+    command.add_argument("--threads", type=int, help="threads that each process computes with (torch's own number)")
+    command.add_argument(
+        "--shards", metavar="I/N", help="only each N-th shard from I on, 0 to N-1 (what Slurm says in srun, else 0/1)"
+    )
+
+
+def _check_counts(arguments: argparse.Namespace, *names: str) -> None:
+    """Raises InputError for an argument that is no number from 1 up."""
+    for name in names:
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            raise InputError(f"--{name.replace('_', '-')} is a number from 1 up, not {value}")
+
+
 def _generate(arguments: argparse.Namespace) -> int:
     from finercam_clip.datasets import open_dataset
     from finercam_clip.runs import generate
+    from finercam_clip.runs.shards import read_share
 
     source = arguments.dataset or arguments.dataset_path
     if source is None:
         raise InputError("which data set? name a folder, a list file or a CSV of questions")
-    if arguments.batch < 1:
-        raise InputError(f"--batch is a number from 1 up, not {arguments.batch}")
+    _check_counts(arguments, "batch", "shard_size", "threads")
+    share = read_share(arguments.shards)
     if arguments.contrast and not arguments.target:
         raise InputError("--contrast goes with --target; without them each image is asked about its own class")
     if arguments.labels is not None and arguments.target:
@@ -68,9 +91,18 @@ def _generate(arguments: argparse.Namespace) -> int:
         labels=arguments.labels,
         **options,
         batch=arguments.batch,
+        shard_size=arguments.shard_size,
+        threads=arguments.threads,
+        share=share,
     )
-    done = summary.images - len(summary.unreadable)
-    print(f"run       {arguments.output}: {done} of {summary.images} images, {summary.computed} computed now")
+    return _report(arguments, summary, share)
+
+
+def _report(arguments: argparse.Namespace, summary: Summary, share: Share) -> int:
+    """Prints what a run has come to. Returns the exit code."""
+    done = summary.images - sum(not name.endswith("/") for name in summary.unreadable)
+    who = "" if share.count == 1 else f", process {share.index} of {share.count}"
+    print(f"run       {arguments.output}{who}: {done} of {summary.images} images, {summary.computed} computed now")
     return report_left_out("unreadable", summary.unreadable)
 
 
@@ -94,8 +126,7 @@ def _visualize(arguments: argparse.Namespace) -> int:
     run = arguments.folder or arguments.cams_path
     if run is None:
         raise InputError("which run? name the folder that finercam-clip generate wrote")
-    if arguments.limit is not None and arguments.limit < 1:
-        raise InputError(f"--limit is a number from 1 up, not {arguments.limit}")
+    _check_counts(arguments, "limit")
     pictures = visualize(run, arguments.output, dataset=arguments.dataset, limit=arguments.limit)
     print(f"panels    {pictures.panels} in {pictures.page.parent / 'panels'}")
     for sheet in pictures.sheets:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -9,17 +10,19 @@ from finercam_clip.errors import InputError
 from finercam_clip.paths import is_folder
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Item:
     """One image and its question.
 
     Attributes:
-        path: The image file.
+        path: The image file; where images are streamed, what they are streamed from.
         name: The image's name within its data set: unique, in UTF-8 (see `paths.text_of`), its folders separated by
             "/". It never leads out of a folder.
         target: A class or a concept; None if the data set does not say.
         contrasts: What to compare with; None if they are to be chosen.
         split: "train", "test" and the like; "" if there are no splits.
+        data: Gives the bytes of an image that is no file of its own (in a tar, a table, an object store); None for a
+            file. It raises InputError if they cannot be had.
     """
 
     path: Path
@@ -27,6 +30,7 @@ class Item:
     target: str | None = None
     contrasts: tuple[str, ...] | None = None
     split: str = ""
+    data: Callable[[], bytes] | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
