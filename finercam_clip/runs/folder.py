@@ -16,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finercam_clip.errors import InputError
-from finercam_clip.files import MANIFEST, MAPS
+from finercam_clip.files import MANIFEST, MAPS, SETTINGS
 from finercam_clip.paths import fingerprint, opened
 from finercam_clip.runs import legacy
 from finercam_clip.runs.ledger import place_of, read_ledger
 from finercam_clip.runs.parts import MAP_COLUMNS, MEND, cached_part, maps_in, numbers_in, part_in, records_in
-from finercam_clip.runs.records import TITLES, Record, Source, fault_of
+from finercam_clip.runs.records import TITLES, Record, Source, fault_of, parsed
 from finercam_clip.runs.shards import part_number
 from finercam_clip.runs.store import Folder, Store, store_of
 
@@ -31,7 +31,10 @@ _RECORD = [name for name in MAP_COLUMNS.names if name not in TITLES]
 
 def is_legacy(store: Store) -> bool:
     """Whether a run has a file per image, as those of earlier versions."""
-    return isinstance(store, Folder) and MANIFEST in store.names() and not numbers_in(store)
+    if not isinstance(store, Folder) or MANIFEST not in store.names():
+        return False
+    ledger = parsed((store.read(SETTINGS) or b"").decode("utf-8", "replace"))
+    return not (isinstance(ledger, dict) and "list" in ledger)
 
 
 def read_manifest(run: str | Path) -> list[Record]:

@@ -18,7 +18,7 @@ from finercam_clip.question import Question
 from finercam_clip.resolve import resolve_options
 from finercam_clip.runs.asking import Asked, asked_of, check_apart, check_questions, given, questions_of
 from finercam_clip.runs.ledger import ledger_of, threads_in
-from finercam_clip.runs.parts import MAP_COLUMNS, Row, row_of
+from finercam_clip.runs.parts import MAP_COLUMNS, Row, records_in, row_of
 from finercam_clip.runs.shards import ALL, SHARD, Share
 from finercam_clip.runs.store import Folder, Store, store_of
 from finercam_clip.runs.work import Job, Summary, work
@@ -114,7 +114,7 @@ def maps_job(
         given = None if own["contrasts"] is None else tuple(own["contrasts"])
         return _row(encoding, question(own["target"] or next(iter(predicted)), given), predicted, own)
 
-    return Job(explainer, dataset, options, answer, MAP_COLUMNS, ledger), store
+    return Job(explainer, dataset, options, answer, MAP_COLUMNS, records_in, ledger), store
 
 
 def _row(encoding: ImageEncoding, question: Question, predicted: dict[str, float], asked: Asked) -> Row:

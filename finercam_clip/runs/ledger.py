@@ -118,6 +118,8 @@ def check_ledger(store: Store, ledger: Ledger) -> Ledger | None:
         return None
     if "list" not in before:
         raise InputError(f"{store} holds a run with a file per image: finercam-clip convert {store}, or name a new one")
+    if before.get("converted"):
+        raise InputError(f"{store} was converted from a run with a file per image, and is whole: name a new folder")
     old, new = _flat(_compared(before)), _flat(_compared(ledger))
     changed = [key for key in {**old, **new} if old.get(key, "") != new.get(key, "")]
     if changed in (["list"], ["images", "list"], ["list", "images"]):
@@ -187,7 +189,7 @@ def begin(store: Store, ledger: Ledger) -> Ledger:
     before = check_ledger(store, ledger)
     whole = parsed((store.read(SETTINGS) or b"").decode("utf-8", "replace"))
     if not _is_ledger(whole):
-        data = (json.dumps({**ledger, **(before or {})}, ensure_ascii=False, indent=1) + "\n").encode()
+        data = (json.dumps({**ledger, **(before or {})}, ensure_ascii=False, sort_keys=True, indent=1) + "\n").encode()
         if store.read(SETTINGS) is not None:
             store.write(SETTINGS, data)
         else:

@@ -17,7 +17,7 @@ from finercam_clip.files import MAPS
 from finercam_clip.options import Options
 from finercam_clip.paths import entries, is_folder, look, reason
 from finercam_clip.runs.ledger import Ledger, begin, check_ledger, is_of, meaning_of, path_in
-from finercam_clip.runs.parts import Row, part_bytes, part_in
+from finercam_clip.runs.parts import Part, Row, part_bytes, part_in
 from finercam_clip.runs.pictures import Picture, read, read_ahead, threads_of, why_of, with_inputs
 from finercam_clip.runs.shards import ALL, Share, count_of, part_name, shard_of
 from finercam_clip.runs.store import Store
@@ -36,6 +36,7 @@ class Job:
         options: How they are encoded.
         answer: An image and its encoding -> the columns of its row.
         columns: Of its parts.
+        check: Raises InputError where what a part says of its images cannot be right, by the part and its number.
         ledger: What is asked.
     """
 
@@ -44,6 +45,7 @@ class Job:
     options: Options
     answer: Callable[[Item, ImageEncoding], Row]
     columns: pa.Schema
+    check: Callable[[Part, int], object]
     ledger: Ledger
 
     @property
@@ -160,9 +162,9 @@ def computed_shard(
 
 def _check_there(dataset: DataSet) -> None:
     """Raises InputError where the disk with the images is gone: or they would all be listed as unreadable."""
-    root = dataset.root
-    if look(root) is None or (is_folder(root) and not entries(root)):
-        raise InputError(f"{root} is gone, or empty: is the disk of the data set still there?")
+    for place in {dataset.source, dataset.root}:
+        if look(place) is None or (is_folder(place) and not entries(place)):
+            raise InputError(f"{place} is gone, or empty: is the disk of the data set still there?")
 
 
 def _rows(job: Job, items: Sequence[Item], tell: Callable[[int], Any]) -> Iterator[Row]:
@@ -197,7 +199,8 @@ def _answered(job: Job, portion: Sequence[Picture]) -> Iterator[Row]:
     encodings = dict(_encoded(job, readable))
     for picture in portion:
         item = picture.item
-        row: Row = {"image": item.name, "path": path_in(item.path, job.dataset.root), "split": item.split}
+        name, path = _place_of(item, job.dataset)
+        row: Row = {"image": name, "path": path, "split": item.split}
         row |= {"bytes": picture.bytes, "sha256": picture.sha256}
         encoding = encodings.get(item.name)
         try:
@@ -208,6 +211,11 @@ def _answered(job: Job, portion: Sequence[Picture]) -> Iterator[Row]:
         except InputError as error:  # the options are right: it is this image that cannot be asked
             row["error"] = why_of(item, error)
         yield row
+
+
+def _place_of(item: Item, dataset: DataSet) -> tuple[str, str]:
+    """An image's name, and its path within its data set."""
+    return item.name, item.name if item.data is not None else path_in(item.path, dataset.root)
 
 
 def _encoded(job: Job, pictures: Sequence[Picture]) -> Iterator[tuple[str, ImageEncoding | InputError]]:
@@ -245,13 +253,14 @@ def shard_there(job: Job, store: Store, number: int, ledger: Ledger) -> Shard | 
         if store.read(name) is None:
             return None
         part = part_in(store, number)
+        if not is_of(part.ledger, ledger) or not part.rows.schema.equals(job.columns):
+            return None
+        job.check(part, number)
     except InputError:
         return None
     items = shard_of(job.dataset.items, number, job.size)
-    if not is_of(part.ledger, ledger) or part.rows.schema.names != job.columns.names:
-        return None
-    rows = part.rows.select(["image", "bytes", "sha256", "error"]).to_pylist()
-    if [row["image"] for row in rows] != [item.name for item in items]:
+    rows = part.rows.select(["image", "path", "bytes", "sha256", "error"]).to_pylist()
+    if [(row["image"], row["path"]) for row in rows] != [_place_of(item, job.dataset) for item in items]:
         return None
     if when is not None and any(_was_replaced(item, row, when) for item, row in zip(items, rows, strict=True)):
         return None
