@@ -2,8 +2,9 @@
 
     python killed.py DATASET FOLDER SEED...
 
-makes FOLDER/<seed> by one process, or for an odd seed by two that share the run, which are killed with -9 and started again, and writes FOLDER/<seed>.log: a
-line "begin N" or "done N" for each shard that a process begins or has written.
+makes FOLDER/<seed> by one process, or for an odd seed by two that share the run. They are killed with -9 at three random
+moments and started again. FOLDER/<seed>.log then has a line "begin N" or "done N" for each shard that a process began or
+has written.
 """
 
 from __future__ import annotations
