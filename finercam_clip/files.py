@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import shutil
@@ -16,9 +15,10 @@ from pathlib import Path
 
 from finercam_clip.errors import InputError
 from finercam_clip.paths import entries, is_folder, look, look_or_none, reason, same_file
+from finercam_clip.processes import is_alive, machine
 
 SETTINGS, MAPS, MANIFEST = "run.json", "maps", "manifest.jsonl"  # in the folder of a run (see `runs.folder`)
-PART = ".part"  # the ending of what is being written; its name begins with a dot, and says who writes (see `_writer`)
+PART = ".part"  # the ending of what is being written; its name begins with a dot, and says who writes
 LOCK = ".lock"  # the file in a folder that a living process holds
 _PART_NAME = re.compile(rf"\..*\.([0-9a-f]{{8}})-([0-9]{{1,10}})\.[^.]+{re.escape(PART)}")
 _NAME = 24  # letters of a file's name that its part begins with: at four bytes each they fit into any name
@@ -110,7 +110,7 @@ def write_together(files: Mapping[Path, bytes]) -> None:
 
 def _part(path: Path, data: bytes) -> Path:
     """A file beside a path, with all the bytes that are to be there. None is left if it cannot be written."""
-    prefix = f".{path.name[:_NAME]}.{_machine()}-{os.getpid()}."
+    prefix = f".{path.name[:_NAME]}.{machine()}-{os.getpid()}."
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=PART)
     part = Path(name)
     try:
@@ -123,15 +123,6 @@ def _part(path: Path, data: bytes) -> Path:
         part.unlink(missing_ok=True)
         raise
     return part
-
-
-def _machine() -> str:
-    """What tells the processes that share our process numbers from those of other machines and containers."""
-    try:
-        processes = str(Path("/proc/self/ns/pid").readlink())
-    except (OSError, ValueError):
-        processes = ""
-    return hashlib.sha256(f"{socket.gethostname()} {processes}".encode()).hexdigest()[:8]
 
 
 def remove_parts(folder: Path) -> int:
@@ -148,24 +139,11 @@ def remove_parts(folder: Path) -> int:
         writer = _PART_NAME.fullmatch(entry.name)
         if writer is None:
             continue
-        if writer[1] == _machine() and not _is_alive(int(writer[2])):
+        if writer[1] == machine() and not is_alive(int(writer[2])):
             Path(entry.path).unlink(missing_ok=True)
         else:
             left += 1
     return left
-
-
-def _is_alive(process: int) -> bool:
-    """Whether a process of this machine may be alive. Where the system cannot be asked, it may."""
-    if sys.platform == "win32":  # signal 0 is Ctrl-C there
-        return True
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):
-        return True
-    return True
 
 
 def make_folder(path: Path) -> Path:

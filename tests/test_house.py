@@ -14,7 +14,7 @@ LINES = 400
 
 # From the ground up. A room may import rooms of lower floors, and its own files.
 FLOORS = (
-    "version errors",
+    "version errors processes",
     "checks paths",
     "options files progress tables batches tensors opencv",
     "presets",
@@ -27,7 +27,7 @@ FLOORS = (
     "models",
     "datasets bench trial",
     "runs traits",
-    "evaluation",
+    "evaluation exports",
     "fitting aviary",
     "ui",
     "cli",

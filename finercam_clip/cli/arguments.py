@@ -82,6 +82,11 @@ def path(text: str) -> Path:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
+def location(text: str) -> Path | str:
+    """A path, or the address of an object store, from the command line."""
+    return text if "://" in text else path(text)
+
+
 def image_size(text: str) -> int | tuple[int, int] | str:
     """--image-size as `Options.image_size` has it."""
     if text == "native":

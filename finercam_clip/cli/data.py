@@ -1,4 +1,4 @@
-"""The commands for data sets: `generate`, `visualize` and `dataset`."""
+"""The commands for data sets and runs: `generate`, `visualize`, `export`, `convert` and `dataset`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from finercam_clip.cli.arguments import (
     add_question_arguments,
     given_options,
     load_named,
+    location,
     path,
     report_left_out,
 )
@@ -25,6 +26,8 @@ def add_commands(add_command: AddCommand) -> None:
     """Adds the commands of this module."""
     _add_generate(add_command)
     _add_visualize(add_command)
+    _add_export(add_command)
+    _add_convert(add_command)
     _add_dataset(add_command)
 
 
@@ -38,7 +41,9 @@ def _add_generate(add_command: AddCommand) -> None:
     )
     command.add_argument("dataset", nargs="?", type=path, help="a folder, a list file, or a CSV of questions")
     command.add_argument("--dataset_path", type=path, help="the same")
-    command.add_argument("--output", "--save_path", type=path, required=True, help="the run's folder")
+    command.add_argument(
+        "--output", "--save_path", type=location, required=True, help="the run's folder, or s3://bucket/run"
+    )
     command.add_argument("--split", help="only this part of the data set: train, test, ...")
     command.add_argument("--target", help="one concept for all images, instead of each one's class")
     command.add_argument("--contrast", action="append", help="what it is told apart from; repeat for several")
@@ -113,7 +118,7 @@ def _add_visualize(add_command: AddCommand) -> None:
         _visualize,
         "finercam-clip visualize run",
     )
-    command.add_argument("folder", nargs="?", type=path, metavar="run", help="the folder that generate wrote")
+    command.add_argument("folder", nargs="?", type=location, metavar="run", help="the folder that generate wrote")
     command.add_argument("--cams_path", type=path, help="the same")
     command.add_argument("--output", "--save_path", type=path, help="where to (RUN/pictures)")
     command.add_argument("--dataset", "--dataset_path", type=path, help="where the images lie now, if they were moved")
@@ -133,6 +138,45 @@ def _visualize(arguments: argparse.Namespace) -> int:
         print(f"sheet     {sheet}")
     print(f"page      {pictures.page}")
     return report_left_out("skipped", pictures.skipped)
+
+
+def _add_export(add_command: AddCommand) -> None:
+    command = add_command(
+        "export",
+        "a run for other tools: COCO, QuPath, FiftyOne, masks, CSV",
+        _export,
+        "finercam-clip export run --to coco",
+        "finercam-clip export run --to geojson --threshold 0.7 --output qupath",
+    )
+    command.add_argument("folder", type=location, metavar="run", help="the folder that generate wrote")
+    command.add_argument("--to", required=True, help="coco, geojson (QuPath), masks (PNG), fiftyone or csv")
+    command.add_argument("--output", type=path, help="the folder to write to (RUN/exports/FORMAT)")
+    command.add_argument("--mode", help="baseline, finer-default or finer-compare (finer-default)")
+    command.add_argument("--threshold", type=float, default=0.5, help="from where on a pixel is hot (%(default)s)")
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    from finercam_clip.exports import export
+
+    done = export(arguments.folder, arguments.to, arguments.output, mode=arguments.mode, threshold=arguments.threshold)
+    print(f"export    {done.folder}: {done.images} images")
+
+
+def _add_convert(add_command: AddCommand) -> None:
+    command = add_command(
+        "convert",
+        "a run of an earlier version, a file per image, into one of parts",
+        _convert,
+        "finercam-clip convert run",
+    )
+    command.add_argument("folder", type=path, metavar="run", help="the folder that generate wrote")
+
+
+def _convert(arguments: argparse.Namespace) -> None:
+    from finercam_clip.runs.convert import convert
+
+    done = convert(arguments.folder)
+    print(f"run       {arguments.folder}: {done.images} images in {done.parts} parts")
 
 
 def _add_dataset(add_command: AddCommand) -> None:

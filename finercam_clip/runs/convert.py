@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +13,9 @@ from finercam_clip import progress
 from finercam_clip.errors import InputError
 from finercam_clip.files import MANIFEST, MAPS, SETTINGS, locked
 from finercam_clip.paths import from_text, place
-from finercam_clip.runs import legacy
 from finercam_clip.runs.folder import is_legacy
 from finercam_clip.runs.ledger import Ledger, meaning_of, place_of, read_ledger
+from finercam_clip.runs.legacy import read_old_manifest, read_old_maps
 from finercam_clip.runs.parts import MAP_COLUMNS, Row, part_bytes, row_of
 from finercam_clip.runs.records import Record, source_in
 from finercam_clip.runs.shards import SHARD, count_of, part_name, shard_of
@@ -56,7 +56,7 @@ def convert(run: str | Path) -> Converted:
         raise InputError(f"{folder} is no run with a file per image: there is nothing to convert")
     with locked(folder):
         if is_legacy(store):
-            records = legacy.read_manifest(folder)
+            records = read_old_manifest(folder)
             now = _ledger_of(store, ledger, len(records))
             for number in progress.each(range(count_of(len(records), SHARD)), "converting", unit="shard"):
                 rows = list(_rows(folder, shard_of(records, number, SHARD)))
@@ -64,7 +64,7 @@ def convert(run: str | Path) -> Converted:
             store.write(SETTINGS, (json.dumps(now, ensure_ascii=False, sort_keys=True, indent=1) + "\n").encode())
             ledger = now
         if MANIFEST in store.names():
-            _remove_old(folder, legacy.read_manifest(folder))
+            _remove_old(folder, read_old_manifest(folder))
     return Converted(ledger["images"], count_of(ledger["images"], SHARD))
 
 
@@ -75,11 +75,11 @@ def _ledger_of(store: Folder, old: dict[str, Any], images: int) -> Ledger:
     return own | kept | {"versions": old.get("versions"), "place": {"dataset": dataset, "root": root}}
 
 
-def _rows(folder: Path, records: list[Record]) -> Iterator[Row]:
+def _rows(folder: Path, records: Sequence[Record]) -> Iterator[Row]:
     for record in records:
         size, digest = source_in(record) or (None, None)
         own = {name: record.get(name) for name in ("image", "path", "split")} | {"bytes": size, "sha256": digest}
-        yield own | row_of(record, legacy.read_maps(folder, record))
+        yield own | row_of(record, read_old_maps(folder, record))
 
 
 def _remove_old(folder: Path, records: list[Record]) -> None:

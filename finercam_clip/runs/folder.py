@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from finercam_clip.errors import InputError
 from finercam_clip.files import MANIFEST, MAPS, SETTINGS
 from finercam_clip.paths import fingerprint, opened
-from finercam_clip.runs import legacy
 from finercam_clip.runs.ledger import place_of, read_ledger
+from finercam_clip.runs.legacy import read_old_manifest, read_old_maps
 from finercam_clip.runs.parts import MAP_COLUMNS, MEND, cached_part, maps_in, numbers_in, part_in, records_in
 from finercam_clip.runs.records import TITLES, Record, Source, fault_of, parsed
 from finercam_clip.runs.shards import part_number
@@ -58,8 +58,8 @@ def each_record(run: str | Path, *, maps: bool = True) -> Iterator[tuple[Record,
     """
     store = store_of(run)
     if isinstance(store, Folder) and is_legacy(store):
-        for record in legacy.read_manifest(store.path):
-            yield record, legacy.read_maps(store.path, record) if maps else {}
+        for record in read_old_manifest(store.path):
+            yield record, read_old_maps(store.path, record) if maps else {}
         return
     read_ledger(store)
     for number in numbers_in(store):
@@ -80,7 +80,7 @@ def read_maps(run: str | Path, record: Record) -> Maps:
     name = record["maps"].removeprefix(f"{MAPS}/")
     number = part_number(name)
     if number is None and isinstance(store, Folder):
-        return legacy.read_maps(store.path, record)
+        return read_old_maps(store.path, record)
     if number is None:
         raise InputError(f"{store}/{record['maps']} is no part of a run; {MEND}")
     part = cached_part(store, number, store.changed(record["maps"]))

@@ -19,7 +19,9 @@ from finercam_clip.files import make_folder, staged, write_whole
 from finercam_clip.images import read_image
 from finercam_clip.paths import from_text, is_folder, path_of, place, resolved, stored
 from finercam_clip.runs.folder import dataset_folder, images_root, is_same_content, read_manifest, read_maps
+from finercam_clip.runs.heat import alone_of, heatmap_of
 from finercam_clip.runs.records import TITLES, Record, geometry_in, source_in
+from finercam_clip.runs.store import is_address
 
 PAGE = 48  # pictures per contact sheet
 COLUMNS = 6
@@ -69,21 +71,23 @@ def visualize(
     root = images_root(run) if dataset is None else place(dataset, "the data set")
     if dataset is not None and not is_folder(root):
         raise InputError(f"{root} is no folder: name the one that the images lie in now")
+    if output is None and is_address(run):
+        raise InputError(f"{run} is in an object store: name a folder of this machine for the pictures (--output)")
     folder = place(output, "the folder of the pictures") if output is not None else Path(run) / "pictures"
-    _check_apart(folder, Path(run))
+    _check_apart(folder, run)
     inputs = [root / path_of(record["path"]) for record in every]
     with staged(folder, inputs) as stage:
-        pictures = _Pictures(Path(run), root, stage, _by_class(every))
+        pictures = _Pictures(run, root, stage, _by_class(every))
         page = pictures.written(records)
     return Visualized(
         folder / page, len(pictures.rows), tuple(folder / name for name in pictures.sheets), pictures.skipped
     )
 
 
-def _check_apart(folder: Path, run: Path) -> None:
+def _check_apart(folder: Path, run: str | Path) -> None:
     """Raises InputError where pictures would lie among the images of the data set, and be taken for them."""
     images = dataset_folder(run)
-    if images is None or resolved(folder).is_relative_to(resolved(run)):
+    if images is None or (not is_address(run) and resolved(folder).is_relative_to(resolved(run))):
         return
     if resolved(folder).is_relative_to(images):
         raise InputError(f"{folder} lies in the data set, whose images the pictures would be taken for: name another")
@@ -103,7 +107,7 @@ class _Pictures:
         skipped: Image name -> why it has no panel.
     """
 
-    run: Path
+    run: str | Path
     root: Path
     folder: Path
     by_class: dict[str, list[Record]]
@@ -170,8 +174,7 @@ def _tiles(
     geometry = replace(geometry_in(record), image=(height, width))
     maps = read_maps(run, record)
     for mode, grid in maps.items():
-        alone = maps["baseline"] if "baseline" in maps and record["settings"]["objective"] == "finer" else grid
-        heat = geometry.to_image(render.positive(grid, render.full_scale(grid, alone)))
+        alone, heat = alone_of(record, maps, grid), heatmap_of(record, maps, mode, (height, width))
         picture = render.overlay(small, heat, seen=geometry.seen)
         caption, note = _subtracted(record, mode)
         faint = 0 < render.share_of(grid, alone) < render.FAINT

@@ -23,7 +23,7 @@ _MOST_LINES = 1 << 33  # bytes of a manifest
 _MOST_MAPS = 1 << 28  # bytes of one image's maps, unpacked
 
 
-def read_manifest(run: Path) -> list[Record]:
+def read_old_manifest(run: Path) -> list[Record]:
     """The records of a run; a last line that was cut off is left out. Raises InputError if a line is damaged."""
     path = run / MANIFEST
     lines = read_bytes(path, _MOST_LINES).decode("utf-8", "replace").split("\n")
@@ -36,7 +36,7 @@ def read_manifest(run: Path) -> list[Record]:
     return records  # type: ignore[return-value]
 
 
-def read_maps(run: Path, record: Record) -> dict[str, NDArray[np.float32]]:
+def read_old_maps(run: Path, record: Record) -> dict[str, NDArray[np.float32]]:
     """The signed maps of one image, mode -> float32 [h, w]. Raises InputError if the file is gone or damaged."""
     path = run / from_text(record["maps"])
     arrays = _arrays_in(path)

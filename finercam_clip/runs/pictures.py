@@ -67,7 +67,8 @@ def read(item: Item, preprocess: Preprocess | None = None) -> Picture:
 
 def why_of(item: Item, error: Exception) -> str:
     """Why an image was left out, the same wherever the data set lies."""
-    return str(error).replace(str(item.path), item.name).removeprefix(f"{item.name}: ")
+    why = str(error).replace(str(item.path), item.name)
+    return why.removeprefix(f"{item.name}: ").removeprefix(f"{item.name} ")
 
 
 def read_ahead(items: Sequence[Item], explainer: Explainer, options: Options, ahead: int) -> Iterator[Picture]:

@@ -2,9 +2,9 @@
 
     python killed.py DATASET FOLDER SEED...
 
-makes FOLDER/<seed> by one process, or for an odd seed by two that share the run. They are killed with -9 at three random
-moments and started again. FOLDER/<seed>.log then has a line "begin N" or "done N" for each shard that a process began or
-has written.
+makes FOLDER/<seed> by one process, or for an odd seed by two that share the run. They are killed with -9 at three
+random moments and started again. FOLDER/<seed>.log has a line "begin N" or "done N" for each shard that a process began
+or has written.
 """
 
 from __future__ import annotations
@@ -51,6 +51,19 @@ def started(explainer: Explainer, source: str, run: Path, share: Share) -> int:
     return 0
 
 
+def wait(log: Path, luck: random.Random) -> None:
+    """Waits for up to two more lines of a log, and then for a moment."""
+    enough = _lines(log) + luck.randint(0, 2)
+    deadline = time.monotonic() + 10
+    while _lines(log) < enough and time.monotonic() < deadline:
+        time.sleep(0.005)
+    time.sleep(luck.uniform(0, 0.2))
+
+
+def _lines(log: Path) -> int:
+    return len(log.read_bytes().splitlines()) if log.exists() else 0
+
+
 def main() -> None:
     source, folder, *seeds = sys.argv[1:]
     explainer = finercam_clip.load()
@@ -60,7 +73,7 @@ def main() -> None:
         shares = [Share(i, count) for i in range(count)]
         for _ in range(3):
             processes = [started(explainer, source, run, share) for share in shares]
-            time.sleep(luck.uniform(0.02, 0.5))
+            wait(run.with_suffix(".log"), luck)
             for process in processes:
                 os.kill(process, signal.SIGKILL)
                 os.waitpid(process, 0)
