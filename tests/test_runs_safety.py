@@ -96,7 +96,7 @@ def test_a_data_set_that_has_changed_is_refused_and_what_was_done_stays(
         shutil.copy(image, image.with_name("2.png"))
     else:
         image.rename(image.with_name("3.png"))
-    assert main(["generate", str(root), "--output", str(run), "--quiet"]) == 2
+    assert main(["generate", str(root), "--output", str(run)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "has changed since the run began" in line
     assert "name a new folder" in line
@@ -221,7 +221,7 @@ def test_two_processes_never_work_on_the_same_images(
     photos_of: Callable[..., Path], writer: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root, run = photos_of(), tmp_path / "run"
-    command = ["generate", str(root), "--output", str(run), "--shard-size", "1", "--quiet", "--shards"]
+    command = ["generate", str(root), "--output", str(run), "--shard-size", "1", "--shards"]
     (run / "maps").mkdir(parents=True)
     writer(run / "maps" / "part-000000.parquet", ".0-of-2.lock")
     before = tree(run)
