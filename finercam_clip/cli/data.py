@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
 
 from finercam_clip.cli.arguments import (
     AddCommand,
     add_labels_argument,
     add_model_arguments,
     add_question_arguments,
+    add_sharing_arguments,
+    check_counts,
     given_options,
     load_named,
     location,
     path,
+    recipe_of,
+    report,
     report_left_out,
+    share_of,
+    sharing,
 )
 from finercam_clip.errors import InputError
-
-if TYPE_CHECKING:
-    from finercam_clip.runs import Share, Summary
 
 
 def add_commands(add_command: AddCommand) -> None:
@@ -39,76 +41,54 @@ def _add_generate(add_command: AddCommand) -> None:
         "finercam-clip generate stanford_cars/test --head classifier_cars_DINO.pth --output run",
         "finercam-clip generate imagenet/val --classifier photos --output run",
     )
-    command.add_argument("dataset", nargs="?", type=path, help="a folder, a list file, or a CSV of questions")
-    command.add_argument("--dataset_path", type=path, help="the same")
+    command.add_argument(
+        "dataset",
+        nargs="?",
+        type=location,
+        help="a folder, a list file, a CSV of questions, tars, or s3://bucket/folder",
+    )
+    command.add_argument("--dataset_path", type=location, help="the same")
     command.add_argument(
         "--output", "--save_path", type=location, required=True, help="the run's folder, or s3://bucket/run"
     )
     command.add_argument("--split", help="only this part of the data set: train, test, ...")
     command.add_argument("--target", help="one concept for all images, instead of each one's class")
     command.add_argument("--contrast", action="append", help="what it is told apart from; repeat for several")
-    command.add_argument("--batch", type=int, default=16, help="images per forward pass (%(default)s)")
-    _add_sharing(command)
+    add_sharing_arguments(command)
     add_labels_argument(command)
     add_question_arguments(command)
     add_model_arguments(command)
 
 
-def _add_sharing(command: argparse.ArgumentParser) -> None:
-    """Adds how a run is cut into shards, and who does which."""
-    command.add_argument("--shard-size", type=int, default=512, help="images per shard, a file each (%(default)s)")
-    command.add_argument("--threads", type=int, help="threads that each process computes with (torch's own number)")
-    command.add_argument(
-        "--shards", metavar="I/N", help="only each N-th shard from I on, 0 to N-1 (what Slurm says in srun, else 0/1)"
-    )
-
-
-def _check_counts(arguments: argparse.Namespace, *names: str) -> None:
-    """Raises InputError for an argument that is no number from 1 up."""
-    for name in names:
-        value = getattr(arguments, name)
-        if value is not None and value < 1:
-            raise InputError(f"--{name.replace('_', '-')} is a number from 1 up, not {value}")
-
-
 def _generate(arguments: argparse.Namespace) -> int:
     from finercam_clip.datasets import open_dataset
     from finercam_clip.runs import generate
-    from finercam_clip.runs.shards import read_share
+    from finercam_clip.runs.cluster import on_ray
+    from finercam_clip.runs.errand import Errand
 
     source = arguments.dataset or arguments.dataset_path
     if source is None:
         raise InputError("which data set? name a folder, a list file or a CSV of questions")
-    _check_counts(arguments, "batch", "shard_size", "threads")
-    share = read_share(arguments.shards)
+    check_counts(arguments, "batch", "shard_size", "threads", "workers")
+    share = share_of(arguments)
     if arguments.contrast and not arguments.target:
         raise InputError("--contrast goes with --target; without them each image is asked about its own class")
     if arguments.labels is not None and arguments.target:
         raise InputError("--labels are for the data set's own classes: leave them out, or --target")
     dataset = open_dataset(source)
     part, options = dataset.split(arguments.split), given_options(arguments)
-    summary = generate(
-        load_named(arguments, dataset.classes),
-        part,
-        arguments.output,
-        target=arguments.target,
-        contrasts=arguments.contrast,
-        labels=arguments.labels,
+    settings = {
+        "target": arguments.target,
+        "contrasts": arguments.contrast,
+        "labels": arguments.labels,
+        **sharing(arguments),
         **options,
-        batch=arguments.batch,
-        shard_size=arguments.shard_size,
-        threads=arguments.threads,
-        share=share,
-    )
-    return _report(arguments, summary, share)
-
-
-def _report(arguments: argparse.Namespace, summary: Summary, share: Share) -> int:
-    """Prints what a run has come to. Returns the exit code."""
-    done = summary.images - sum(not name.endswith("/") for name in summary.unreadable)
-    who = "" if share.count == 1 else f", process {share.index} of {share.count}"
-    print(f"run       {arguments.output}{who}: {done} of {summary.images} images, {summary.computed} computed now")
-    return report_left_out("unreadable", summary.unreadable)
+    }
+    if arguments.ray is not None:
+        errand = Errand(recipe_of(arguments, dataset.classes), source, arguments.split, arguments.output, settings)
+        return report(arguments, on_ray(errand, arguments.ray, arguments.workers, arguments.gpus), share)
+    explainer = load_named(arguments, dataset.classes)
+    return report(arguments, generate(explainer, part, arguments.output, share=share, **settings), share)
 
 
 def _add_visualize(add_command: AddCommand) -> None:
@@ -131,7 +111,7 @@ def _visualize(arguments: argparse.Namespace) -> int:
     run = arguments.folder or arguments.cams_path
     if run is None:
         raise InputError("which run? name the folder that finercam-clip generate wrote")
-    _check_counts(arguments, "limit")
+    check_counts(arguments, "limit")
     pictures = visualize(run, arguments.output, dataset=arguments.dataset, limit=arguments.limit)
     print(f"panels    {pictures.panels} in {pictures.page.parent / 'panels'}")
     for sheet in pictures.sheets:

@@ -250,8 +250,6 @@ def shard_there(job: Job, store: Store, number: int, ledger: Ledger) -> Shard | 
     name = f"{MAPS}/{part_name(number)}"
     try:
         when = store.changed(name)
-        if store.read(name) is None:
-            return None
         part = part_in(store, number)
         if not is_of(part.ledger, ledger) or not part.rows.schema.equals(job.columns):
             return None
