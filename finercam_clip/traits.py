@@ -21,7 +21,6 @@ from finercam_clip.datasets.labels import check_known, label_map
 from finercam_clip.errors import InputError, shown
 from finercam_clip.explainer import Explainer
 from finercam_clip.explanation import Box, Explanation
-from finercam_clip.images import read_image
 from finercam_clip.options import Changes, Options
 from finercam_clip.paths import is_file, place, read_text
 from finercam_clip.question import Question, ask
@@ -232,7 +231,7 @@ def trait_table(
     for item in progress.each(dataset.items):
         pictured = len(rows) < PICTURED
         try:
-            image = read_image(item.path)
+            image = item.read()
             encoding = explainer.encode(image, **options.encoding())
             cells = [cell_of(encoding.answer(question), pictured=pictured) for question in questions]
         except InputError as error:  # the options are right: it is this image that cannot be read, or asked

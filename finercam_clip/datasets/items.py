@@ -6,7 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from PIL import Image
+
 from finercam_clip.errors import InputError
+from finercam_clip.images import image_in, read_image
 from finercam_clip.paths import is_folder
 
 
@@ -32,6 +35,10 @@ class Item:
     split: str = ""
     data: Callable[[], bytes] | None = field(default=None, repr=False, compare=False)
 
+    def read(self) -> Image.Image:
+        """The picture (`images.read_image`). Raises InputError where it cannot be read."""
+        return read_image(self.path) if self.data is None else image_in(self.data(), self.name)
+
 
 @dataclass(frozen=True)
 class DataSet:
@@ -48,6 +55,7 @@ class DataSet:
         made: What finercam_clip has written into the data set itself, which is no part of it: runs, and pictures.
         part: The split that was chosen; "" if all images are here.
         above: A folder that all images lie in, where that is not the folder of `source`.
+        address: Where images come from, if that is no path (s3://bucket/photos); else "".
     """
 
     source: Path
@@ -60,6 +68,7 @@ class DataSet:
     made: tuple[str, ...] = ()
     part: str = ""
     above: Path | None = None
+    address: str = ""
 
     @property
     def root(self) -> Path:

@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from finercam_clip.errors import InputError
 from finercam_clip.exports.images import Choice, Hot
 from finercam_clip.files import write_whole
-from finercam_clip.paths import path_of
-from finercam_clip.runs import images_root
+from finercam_clip.runs.originals import originals_of
 
 IMAGES, LABELS = "data.json", "labels.json"
 
@@ -22,13 +22,15 @@ def to_fiftyone(choice: Choice, folder: Path) -> int:
     Returns:
         How many images there are.
     """
-    root = images_root(choice.run)
+    originals = originals_of(choice.run)
+    if originals.streamed:
+        raise InputError("FiftyOne takes image files, and the images of this run are in tars, a table or a store")
     labels: dict[str, list[dict[str, Any]]] = {}
     images: dict[str, str] = {}
     classes: dict[str, None] = {}
     for hot in choice.each():
         number = f"{len(labels):08}"  # FiftyOne takes endings away from names
-        labels[number], images[number] = _detections(hot), str(root / path_of(hot.record["path"]))
+        labels[number], images[number] = _detections(hot), str(originals.path(hot.record))
         classes[hot.record["target"]] = None
     write_whole(folder / LABELS, json.dumps({"classes": list(classes), "labels": labels}, ensure_ascii=False).encode())
     write_whole(folder / IMAGES, json.dumps(images).encode())

@@ -17,11 +17,10 @@ from numpy.typing import NDArray
 
 from finercam_clip.errors import InputError
 from finercam_clip.files import MANIFEST, MAPS, SETTINGS
-from finercam_clip.paths import fingerprint, opened
 from finercam_clip.runs.ledger import place_of, read_ledger
 from finercam_clip.runs.legacy import read_old_manifest, read_old_maps
 from finercam_clip.runs.parts import MAP_COLUMNS, MEND, cached_part, maps_in, numbers_in, part_in, records_in
-from finercam_clip.runs.records import TITLES, Record, Source, fault_of, parsed
+from finercam_clip.runs.records import TITLES, Record, fault_of, parsed
 from finercam_clip.runs.shards import part_number
 from finercam_clip.runs.store import Folder, Store, store_of
 
@@ -115,16 +114,3 @@ def dataset_folder(run: str | Path) -> Path | None:
     store = store_of(run)
     dataset, root = place_of(store, read_ledger(store))
     return Path(root) if root == dataset else None
-
-
-def is_same_content(image: Path, source: Source | None) -> bool:
-    """Whether an image's file still is what its map was made from.
-
-    Raises:
-        InputError: It cannot be read.
-    """
-    if source is None:
-        return True
-    with opened(image) as content:
-        now = fingerprint(content, image)
-    return (now.bytes, now.sha256) == source

@@ -16,11 +16,11 @@ from finercam_clip import checks, progress, render
 from finercam_clip.concepts.words import normalised
 from finercam_clip.errors import InputError
 from finercam_clip.files import make_folder, staged, write_whole
-from finercam_clip.images import read_image
-from finercam_clip.paths import from_text, is_folder, path_of, place, resolved, stored
-from finercam_clip.runs.folder import dataset_folder, images_root, is_same_content, read_manifest, read_maps
+from finercam_clip.paths import from_text, place, resolved, stored
+from finercam_clip.runs.folder import dataset_folder, read_manifest, read_maps
 from finercam_clip.runs.heat import alone_of, heatmap_of
-from finercam_clip.runs.records import TITLES, Record, geometry_in, source_in
+from finercam_clip.runs.originals import Originals, originals_of
+from finercam_clip.runs.records import TITLES, Record, geometry_in
 from finercam_clip.runs.store import is_address
 
 PAGE = 48  # pictures per contact sheet
@@ -68,16 +68,13 @@ def visualize(
     records = every[:limit]
     if not records:
         raise InputError(f"the run in {run} has no images yet")
-    root = images_root(run) if dataset is None else place(dataset, "the data set")
-    if dataset is not None and not is_folder(root):
-        raise InputError(f"{root} is no folder: name the one that the images lie in now")
+    originals = originals_of(run, dataset)
     if output is None and is_address(run):
         raise InputError(f"{run} is in an object store: name a folder of this machine for the pictures (--output)")
     folder = place(output, "the folder of the pictures") if output is not None else Path(run) / "pictures"
     _check_apart(folder, run)
-    inputs = [root / path_of(record["path"]) for record in every]
-    with staged(folder, inputs) as stage:
-        pictures = _Pictures(run, root, stage, _by_class(every))
+    with staged(folder, map(originals.path, every)) as stage:
+        pictures = _Pictures(run, originals, stage, _by_class(every))
         page = pictures.written(records)
     return Visualized(
         folder / page, len(pictures.rows), tuple(folder / name for name in pictures.sheets), pictures.skipped
@@ -99,7 +96,7 @@ class _Pictures:
 
     Attributes:
         run: The run.
-        root: The folder of the images.
+        originals: The images.
         folder: Where the pictures are written.
         by_class: The records of each class, by its normalised name.
         rows: What the page knows of each image.
@@ -108,7 +105,7 @@ class _Pictures:
     """
 
     run: str | Path
-    root: Path
+    originals: Originals
     folder: Path
     by_class: dict[str, list[Record]]
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -120,15 +117,12 @@ class _Pictures:
         panels = stored((record["image"] for record in records), ".jpg")
         thumbnails: list[render.Tile] = []
         for record in progress.each(records, "pictures"):
-            path = self.root / path_of(record["path"])
             try:
-                image = np.asarray(read_image(path))
-                if not is_same_content(path, source_in(record)):
-                    raise InputError(f"{path} was replaced since its map was made; run finercam-clip generate again")
+                image = np.asarray(self.originals.read(record))
             except InputError as error:
                 self.skipped[record["image"]] = str(error)
                 continue
-            tiles = _tiles(self.run, record, image, self.by_class, self.root)
+            tiles = _tiles(self.run, record, image, self.by_class, self.originals)
             panel = self.folder / "panels" / from_text(panels[record["image"]])
             make_folder(panel.parent)
             render.write_picture(panel, render.panel(tiles))
@@ -157,7 +151,7 @@ def _by_class(records: list[Record]) -> dict[str, list[Record]]:
 
 
 def _tiles(
-    run: str | Path, record: Record, image: NDArray[np.uint8], by_class: dict[str, list[Record]], root: Path
+    run: str | Path, record: Record, image: NDArray[np.uint8], by_class: dict[str, list[Record]], originals: Originals
 ) -> list[render.Tile]:
     """The tiles of one panel. `image` is [H, W, 3]."""
     small = render.shrunk(image) if max(image.shape[:2]) > render.TILE else image
@@ -165,7 +159,7 @@ def _tiles(
     tiles = [render.Tile(small, "Image", record["target"], note=_scores(record, record["target"]))]
     if record["contrasts"]:
         nearest = record["contrasts"][0]
-        example = _example(nearest, by_class, root)
+        example = _example(nearest, by_class, originals)
         if example is None:
             picture, note = render.blank((height, width)), f"{_scores(record, nearest)}\nno image of it"
         else:
@@ -195,11 +189,11 @@ def _scores(record: Record, name: str) -> str:
     return f"{record['score']} {record['similarities'][name]:.3f}, p {record['probabilities'][name]:.2f}"
 
 
-def _example(name: str, by_class: dict[str, list[Record]], root: Path) -> NDArray[np.uint8] | None:
+def _example(name: str, by_class: dict[str, list[Record]], originals: Originals) -> NDArray[np.uint8] | None:
     """The first image of a class that can be read, or None."""
     for record in by_class.get(normalised(name), []):
         try:
-            return np.asarray(read_image(root / path_of(record["path"])))
+            return np.asarray(originals.read(record))
         except InputError:
             continue
     return None

@@ -59,7 +59,10 @@ def ledger_of(
         "model": model,
         "versions": described["versions"],
         "hardware": _hardware(explainer.loaded.device),
-        "place": {"dataset": described["dataset"], "root": described["root"]},
+        "place": {
+            **{name: dataset.address or described[name] for name in ("dataset", "root")},
+            "streamed": any(item.data is not None for item in dataset.items[:1]),
+        },
     }
     plain: Ledger = json.loads(json.dumps(ledger))
     return plain
@@ -236,6 +239,12 @@ def place_of(store: Store, ledger: Ledger) -> tuple[str, str]:
     if not isinstance(here, dict) or not all(isinstance(here.get(key), str) for key in ("root", "dataset")):
         raise InputError(f"{store}/{SETTINGS} is damaged; {MEND}")
     return path_of(here["dataset"]), path_of(here["root"])
+
+
+def is_streamed(ledger: Ledger) -> bool:
+    """Whether the images of a run are no files of their own."""
+    here = ledger.get("place")
+    return isinstance(here, dict) and here.get("streamed") is True
 
 
 def path_in(path: Path, root: Path) -> str:

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from finercam_clip.datasets import Item
-from finercam_clip.errors import InputError
+from finercam_clip.errors import InputError, UnfinishedError
 from finercam_clip.explainer import Explainer
 from finercam_clip.images import image_in, read_with_fingerprint
 from finercam_clip.options import Options
@@ -60,6 +60,8 @@ def read(item: Item, preprocess: Preprocess | None = None) -> Picture:
             data = item.data()
             image, size, digest = image_in(data, item.name), len(data), hashlib.sha256(data).hexdigest()
         pixels = None if preprocess is None else preprocess(image)[0]
+    except UnfinishedError:  # it is not this image's fault
+        raise
     except InputError as error:
         return Picture(item, None, why=why_of(item, error))
     return Picture(item, image, pixels, size, digest)

@@ -162,6 +162,8 @@ def computed_shard(
 
 def _check_there(dataset: DataSet) -> None:
     """Raises InputError where the disk with the images is gone: or they would all be listed as unreadable."""
+    if dataset.address:  # a store says so itself (`UnfinishedError`)
+        return
     for place in {dataset.source, dataset.root}:
         if look(place) is None or (is_folder(place) and not entries(place)):
             raise InputError(f"{place} is gone, or empty: is the disk of the data set still there?")
