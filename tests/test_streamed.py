@@ -210,16 +210,16 @@ def test_a_store_that_goes_is_one_line_and_what_was_done_stays(
     system, run = fsspec.filesystem("s3"), f"{bucket}/runs/two"
     for name, data in tree(birds / "train").items():
         system.pipe_file(f"birds/train/{name}", data)
-    dataset, read, count = open_dataset(f"{bucket}/train"), type(system).cat_file, []
+    dataset, read, count = open_dataset(f"{bucket}/train"), system.cat_file, []
 
-    def failing(self: Any, path: str, *rest: Any, **named: Any) -> bytes:
+    def failing(path: str, *rest: Any, **named: Any) -> bytes:
         count.append(path)
         if path.endswith(".png") and len([one for one in count if one.endswith(".png")]) > 2:
             raise ConnectionError("the store is gone")
-        return bytes(read(self, path, *rest, **named))
+        return bytes(read(path, *rest, **named))
 
     with monkeypatch.context() as patch:
-        patch.setattr(type(system), "cat_file", failing)
+        patch.setattr(system, "cat_file", failing)
         with pytest.raises(UnfinishedError, match="run the same command again"):
             generate(bundled, dataset, run, shard_size=2, batch=2, threads=1)
     done = system.find("birds/runs/two/maps")

@@ -26,6 +26,7 @@ from finercam_clip.runs.work import Job, Shard, Summary, computed_shard, shard_t
 
 TRIES = 3  # of a shard that fails
 _PATIENCE = 3.0  # times the longest that a shard has taken, before a free actor does one that is under way, too
+_LEAST_PATIENCE = 5.0  # seconds
 
 
 def on_ray(errand: Errand, address: str = "", workers: int | None = None, gpus: float | None = None) -> Summary:
@@ -81,13 +82,15 @@ class Worker:
         check_ledger(self.store, self.job.ledger)
         self.ledger = ledger
 
-    def shard(self, number: int) -> Shard | str:
-        """Computes a shard, unless it is there. A text says why it could not be done."""
+    def shard(self, number: int) -> tuple[Shard | str, float]:
+        """Computes a shard, unless it is there. A text says why it could not be done. Returns the seconds, too."""
+        begun = time.monotonic()
         try:
             there = shard_there(self.job, self.store, number, self.ledger)
-            return there or computed_shard(self.job, self.store, number, self.ledger)
+            answer: Shard | str = there or computed_shard(self.job, self.store, number, self.ledger)
         except (InputError, OSError) as error:
-            return reason(error)
+            answer = reason(error)
+        return answer, time.monotonic() - begun
 
 
 def _actors(ray: Any, errand: Errand, ledger: Ledger, workers: int | None, gpus: float | None) -> list[Any]:
@@ -138,16 +141,16 @@ class _Pool:
                 while self.free and missing:
                     self._give(missing.popleft())
                 if self.free and longest:
-                    self._give_again(open_shards, longest * _PATIENCE)
+                    self._give_again(open_shards, max(longest * _PATIENCE, _LEAST_PATIENCE))
                 if not self.busy:
                     raise UnfinishedError("no actor is left that could go on")
                 for ref in self.ray.wait(list(self.busy), timeout=1.0)[0]:
-                    actor, number, since = self.busy.pop(ref)
-                    answer = self._answer(ref, actor)
+                    actor, number, _ = self.busy.pop(ref)
+                    answer, seconds = self._answer(ref, actor)
                     if number not in open_shards:
                         continue
                     if isinstance(answer, Shard):
-                        longest = max(longest, time.monotonic() - since)
+                        longest = max(longest, seconds)
                         summary.images += answer.images
                         summary.computed += answer.images - len(answer.unreadable)
                         summary.unreadable |= answer.unreadable
@@ -185,13 +188,13 @@ class _Pool:
             if late and self.free and number in open_shards and under_way[number] == 1:
                 self._give(number)
 
-    def _answer(self, ref: Any, actor: Any) -> Shard | str:
-        """What an actor says. One that cannot start is not asked again."""
+    def _answer(self, ref: Any, actor: Any) -> tuple[Shard | str, float]:
+        """What an actor says, and how long it took. One that cannot start is not asked again."""
         try:
-            answer: Shard | str = self.ray.get(ref)
+            answer: tuple[Shard | str, float] = self.ray.get(ref)
         except self.ray.exceptions.RayActorError as error:
-            return str(error).strip().splitlines()[-1]
+            return str(error).strip().splitlines()[-1], 0.0
         except self.ray.exceptions.RayError as error:
-            answer = str(error).strip().splitlines()[-1]
+            answer = str(error).strip().splitlines()[-1], 0.0
         self.free.append(actor)
         return answer
