@@ -2,9 +2,9 @@
 
     python docs/throughput.py photos FOLDER --images 256 --rounds 5 --threads 2
 
-In each round both are timed one after the other, so that what else a machine does meets both. The ratio is the median of
-the rounds, with the least and the largest; "processor" is the same of processor seconds, which other programs hardly
-change: what is left of a machine whose cores are all at work. Before the first round, both run once.
+In each round both are timed one after the other, so that what else a machine does meets both. The ratio is the median
+of the rounds, with the least and the largest. "processor" is the same of processor seconds, which other programs hardly
+change. Before the first round, both run once.
 """
 
 from __future__ import annotations

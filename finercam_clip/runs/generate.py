@@ -16,7 +16,7 @@ from finercam_clip.explainer import Explainer, ImageEncoding
 from finercam_clip.options import Changes, Options
 from finercam_clip.question import Question
 from finercam_clip.resolve import resolve_options
-from finercam_clip.runs.asking import Asked, asked_of, check_apart, check_questions, given, questions_of
+from finercam_clip.runs.asking import Asked, asked_of, check_apart, check_questions, distinct, given, questions_of
 from finercam_clip.runs.ledger import ledger_of, threads_in
 from finercam_clip.runs.parts import MAP_COLUMNS, Row, records_in, row_of
 from finercam_clip.runs.shards import ALL, SHARD, Share
@@ -99,9 +99,12 @@ def maps_job(
     if labels is not None and target is not None:
         raise InputError("labels are for the data set's own classes: leave them out, or the target of all images")
     dataset = labelled(dataset, labels, space)
-    asked = {item.name: asked_of(item, target, contrasts) for item in dataset.items}
+
+    def asked(item: Item) -> Asked:
+        return asked_of(item, target, contrasts)
+
     question = lru_cache(maxsize=_QUESTIONS)(questions_of(space, dataset, options))
-    check_questions(space, dataset, asked, options)
+    check_questions(space, dataset, distinct(dataset, asked), options)
     try_out(explainer, options)
     if isinstance(store, Folder):
         check_apart(store.path, dataset)
@@ -109,7 +112,7 @@ def maps_job(
     ledger = ledger_of(explainer, dataset, options, asked, **own, threads=threads_in(store, threads))
 
     def answer(item: Item, encoding: ImageEncoding) -> Row:
-        own = asked[item.name]
+        own = asked(item)
         predicted = space.predictions(encoding.embedding, _PREDICTIONS)
         given = None if own["contrasts"] is None else tuple(own["contrasts"])
         return _row(encoding, question(own["target"] or next(iter(predicted)), given), predicted, own)

@@ -9,14 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path, PurePath
 from typing import Any
 
 import torch
 
 from finercam_clip import checks
-from finercam_clip.datasets import DataSet
+from finercam_clip.datasets import DataSet, Item
 from finercam_clip.errors import InputError
 from finercam_clip.explainer import Explainer
 from finercam_clip.files import MAPS, SETTINGS
@@ -33,7 +33,7 @@ _MOST_THREADS = 1024
 
 
 def ledger_of(
-    explainer: Explainer, dataset: DataSet, options: Options, asked: Mapping[str, Asked], **own: object
+    explainer: Explainer, dataset: DataSet, options: Options, asked: Callable[[Item], Asked] | None, **own: object
 ) -> Ledger:
     """What a run is about, ready for JSON.
 
@@ -41,7 +41,7 @@ def ledger_of(
         explainer: The model.
         dataset: The images.
         options: How questions are answered.
-        asked: What each image is asked, by its name.
+        asked: An image -> what it is asked; None if all are asked the same, which is in `own`.
         own: What else tells this run from others: its kind, batch, shard_size, threads.
     """
     described = settings_of(explainer, dataset, options, target=None, contrasts=None, batch=0)
@@ -77,11 +77,11 @@ def threads_in(store: Store, threads: int | None) -> int:
     return known if known is not None and 0 < known <= _MOST_THREADS else torch.get_num_threads()
 
 
-def _digest_of(dataset: DataSet, asked: Mapping[str, Asked]) -> str:
+def _digest_of(dataset: DataSet, asked: Callable[[Item], Asked] | None) -> str:
     """What tells a list of images and their questions from another."""
     digest = hashlib.sha256()
     for item in dataset.items:
-        digest.update(json.dumps([item.name, item.split, asked.get(item.name)]).encode() + b"\n")
+        digest.update(json.dumps([item.name, item.split, asked and asked(item)]).encode() + b"\n")
     return digest.hexdigest()
 
 

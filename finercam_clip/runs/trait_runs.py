@@ -98,7 +98,7 @@ def traits_job(
         for trait, question in zip(traits, questions, strict=True)
     ]
     own: dict[str, Any] = {"kind": "traits", "traits": asked, "batch": batch, "shard_size": shard_size}
-    ledger = ledger_of(explainer, dataset, options, {}, **own, threads=threads_in(store, threads))
+    ledger = ledger_of(explainer, dataset, options, None, **own, threads=threads_in(store, threads))
 
     def answer(item: Item, encoding: ImageEncoding) -> Row:
         cells = [cell_of(encoding.answer(question)) for question in questions]
