@@ -42,7 +42,7 @@ def machines() -> Iterator[Any]:
     """A cluster of three simulated machines: the driver's, which has room for no actor, and two of a processor each."""
     from ray.cluster_utils import Cluster
 
-    os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])
+    os.environ |= {"PYTHONPATH": str(Path(__file__).parents[1]), "RAY_worker_niceness": "0", "OMP_NUM_THREADS": "1"}
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     for _ in range(2):
         cluster.add_node(num_cpus=1)
