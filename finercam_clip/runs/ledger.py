@@ -152,7 +152,8 @@ def _before(store: Store) -> Ledger | None:
             continue
     if data is not None and not store.names(MAPS):
         return None
-    raise InputError(f"{store}/{SETTINGS} is damaged, and there is no whole part to restore it from: name a new folder")
+    state = "gone" if data is None else "damaged"
+    raise InputError(f"{store}/{SETTINGS} is {state}, and there is no whole part to restore it from: name a new folder")
 
 
 def _is_ledger(value: object) -> bool:
