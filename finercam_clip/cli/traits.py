@@ -25,7 +25,7 @@ def add_commands(add_command: AddCommand) -> None:
     """Adds the commands of this module."""
     command = add_command(
         "traits",
-        "traits of a whole data set as tables; it can be stopped, continued and shared",
+        "tables of traits of a whole data set, resumable and shared",
         _traits,
         "finercam-clip traits photos/ --concepts birds-traits --output run",
         "finercam-clip traits photos/ --concepts birds-traits --output run --labels few.csv",
