@@ -56,7 +56,6 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--target")
     arguments = parser.parse_args()
     if arguments.model == "photos":
         explainer = finercam_clip.load_classifier("photos")
@@ -65,7 +64,7 @@ def main() -> None:
     dataset = open_dataset(arguments.folder)
     dataset = replace(dataset, items=tuple(replace(i, target=None) for i in dataset.items[: arguments.images]))
     paths = [item.path for item in dataset.items]
-    target, contrasts = (None, None) if arguments.model == "photos" else ("a red crown", ["a blue crown"])
+    target, contrasts = ("robin", None) if arguments.model == "photos" else ("a red crown", ["a blue crown"])
     torch.set_num_threads(arguments.threads)
     rows = []
     for round_ in range(-1, arguments.rounds):

@@ -21,7 +21,7 @@ from finercam_clip.files import (
     write_new,
     write_whole,
 )
-from finercam_clip.paths import Place, entries, is_folder, look, place, read_bytes, reason
+from finercam_clip.paths import entries, is_folder, look, place, read_bytes
 from finercam_clip.runs.shards import Share
 
 _MOST = 1 << 31  # bytes of a file
@@ -71,11 +71,6 @@ def store_of(run: object) -> Store:
 def is_address(text: object) -> bool:
     """Whether something is an address of a store (s3://bucket/run) and no path."""
     return isinstance(text, str) and "://" in text
-
-
-def check_place(run: Place) -> None:
-    """Raises InputError where nothing could be written to the place of a run. Writes nothing."""
-    store_of(run).check()
 
 
 @dataclass(frozen=True)
@@ -154,8 +149,3 @@ def _lock_of(share: Share) -> str:
 def is_ours(name: str) -> bool:
     """Whether a file in a run's folder is one that comes and goes with the processes that work there."""
     return name.startswith(".") and name.endswith((LOCK, PART))
-
-
-def unreachable(address: str, error: Exception) -> InputError:
-    """What is said where a store does not answer, or refuses."""
-    return InputError(f"{address} cannot be reached: {reason(error)}")
