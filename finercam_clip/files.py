@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 import stat
@@ -14,10 +15,12 @@ from pathlib import Path
 
 from finercam_clip.errors import InputError
 from finercam_clip.paths import entries, is_folder, look, look_or_none, reason, same_file
+from finercam_clip.processes import is_alive, machine
 
 SETTINGS, MAPS, MANIFEST = "run.json", "maps", "manifest.jsonl"  # in the folder of a run (see `runs.folder`)
-PART = ".part"  # the ending of what is being written; its name begins with a dot
+PART = ".part"  # the ending of what is being written; its name begins with a dot, and says who writes
 LOCK = ".lock"  # the file in a folder that a living process holds
+_PART_NAME = re.compile(rf"\..*\.([0-9a-f]{{8}})-([0-9]{{1,10}})\.[^.]+{re.escape(PART)}")
 _NAME = 24  # letters of a file's name that its part begins with: at four bytes each they fit into any name
 
 
@@ -38,6 +41,36 @@ def write_whole(path: Path, data: bytes) -> Path:
     """
     write_together({path: data})
     return path
+
+
+def write_new(path: Path, data: bytes) -> bool:
+    """Writes a file whole unless one is there already, of however many processes that try it at a time.
+
+    Args:
+        path: The file, in a folder that exists.
+        data: All of its bytes.
+
+    Returns:
+        Whether it was written.
+
+    Raises:
+        InputError: The place cannot be written to.
+    """
+    try:
+        part = _part(path, data)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be written: {reason(error)}") from error
+    try:
+        os.link(part, path)
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without links
+        if look(path) is not None:
+            return False
+        write_whole(path, data)
+    finally:
+        part.unlink(missing_ok=True)
+    return True
 
 
 def write_together(files: Mapping[Path, bytes]) -> None:
@@ -77,7 +110,8 @@ def write_together(files: Mapping[Path, bytes]) -> None:
 
 def _part(path: Path, data: bytes) -> Path:
     """A file beside a path, with all the bytes that are to be there. None is left if it cannot be written."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:_NAME]}.", suffix=PART)
+    prefix = f".{path.name[:_NAME]}.{machine()}-{os.getpid()}."
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=PART)
     part = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:
@@ -89,6 +123,27 @@ def _part(path: Path, data: bytes) -> Path:
         part.unlink(missing_ok=True)
         raise
     return part
+
+
+def remove_parts(folder: Path) -> int:
+    """Removes what dead processes of this machine were writing into a folder.
+
+    Args:
+        folder: A folder that exists.
+
+    Returns:
+        How many such files are left. Their writers are alive, or on other machines, where nobody here can tell.
+    """
+    left = 0
+    for entry in entries(folder):
+        writer = _PART_NAME.fullmatch(entry.name)
+        if writer is None:
+            continue
+        if writer[1] == machine() and not is_alive(int(writer[2])):
+            Path(entry.path).unlink(missing_ok=True)
+        else:
+            left += 1
+    return left
 
 
 def make_folder(path: Path) -> Path:
@@ -173,16 +228,17 @@ def existing(path: Path) -> Path:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, name: str = LOCK) -> Iterator[None]:
     """Inside, no other process is in `locked` with the same folder. The system lets go of it when a process dies.
 
     Args:
-        folder: A folder that exists. A file named `LOCK` lies in it meanwhile.
+        folder: A folder that exists. A file lies in it meanwhile.
+        name: What that file is called.
 
     Raises:
         InputError: Another process holds it, or it cannot be written to.
     """
-    path = folder / LOCK
+    path = folder / name
     handle = _lock(path)
     try:
         with suppress(OSError):  # who it is, is only for people
@@ -192,6 +248,18 @@ def locked(folder: Path) -> Iterator[None]:
     finally:
         with suppress(OSError):  # Windows keeps a file that is open
             path.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def holder(path: Path) -> str | None:
+    """Who holds a lock's file, in words; None if nobody does, or where the file system has no locks."""
+    try:
+        handle = os.open(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
+    except OSError:
+        return None
+    try:
+        return None if _taken(handle) else _holder(path)
+    finally:
         os.close(handle)
 
 

@@ -69,6 +69,18 @@ def read_with_fingerprint(path: Path) -> tuple[Image.Image, Fingerprint]:
         return image, fingerprint(file, path)
 
 
+def image_in(data: bytes, name: str) -> Image.Image:
+    """A picture from the bytes of its file, as `read_image` gives it.
+
+    Args:
+        data: All of them.
+        name: What errors call it.
+    """
+    if not data:
+        raise InputError(f"{name} is empty (0 bytes)")
+    return _check_shape(_decoded(io.BytesIO(data), name), name)
+
+
 def upright_size(path: Path) -> tuple[int, int]:
     """(H, W) of a picture as a person sees it, from its header. Raises InputError where that cannot be read."""
     with _open(path) as file, _decoding_errors(str(path)), Image.open(file) as image:

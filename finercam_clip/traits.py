@@ -21,10 +21,9 @@ from finercam_clip.datasets.labels import check_known, label_map
 from finercam_clip.errors import InputError, shown
 from finercam_clip.explainer import Explainer
 from finercam_clip.explanation import Box, Explanation
-from finercam_clip.images import read_image
-from finercam_clip.options import Changes
+from finercam_clip.options import Changes, Options
 from finercam_clip.paths import is_file, place, read_text
-from finercam_clip.question import ask
+from finercam_clip.question import Question, ask
 from finercam_clip.resolve import resolve_options
 from finercam_clip.tables import defused
 from finercam_clip.trial import try_out
@@ -225,19 +224,16 @@ def trait_table(
         InputError: A trait's text cannot be used by the model.
     """
     options = resolve_options(changes)
-    space, pairs = explainer.loaded.space, _labelled(explainer.loaded.space, dataset, traits, labels)
-    check_known(space, _texts(pairs), options.templates)
-    questions = [ask(space, target, contrasts, options) for target, contrasts in pairs]
-    try_out(explainer, options)
+    questions = questions_about(explainer, dataset, traits, labels, options)
     rows: dict[str, list[Cell]] = {}
     images: dict[str, NDArray[np.uint8]] = {}
     unreadable = dict(dataset.left_out)
     for item in progress.each(dataset.items):
         pictured = len(rows) < PICTURED
         try:
-            image = read_image(item.path)
+            image = item.read()
             encoding = explainer.encode(image, **options.encoding())
-            cells = [_cell(encoding.answer(question), pictured=pictured) for question in questions]
+            cells = [cell_of(encoding.answer(question), pictured=pictured) for question in questions]
         except InputError as error:  # the options are right: it is this image that cannot be read, or asked
             unreadable[item.name] = str(error)
             continue
@@ -245,6 +241,17 @@ def trait_table(
         if pictured:
             images[item.name] = render.shrunk(np.asarray(image))
     return Table(tuple(traits), rows, images, unreadable)
+
+
+def questions_about(
+    explainer: Explainer, dataset: DataSet, traits: Sequence[Trait], labels: Labels | None, options: Options
+) -> list[Question]:
+    """The question of each trait, checked. See `trait_table`."""
+    space, pairs = explainer.loaded.space, _labelled(explainer.loaded.space, dataset, traits, labels)
+    check_known(space, _texts(pairs), options.templates)
+    questions = [ask(space, target, contrasts, options) for target, contrasts in pairs]
+    try_out(explainer, options)
+    return questions
 
 
 def _labelled(
@@ -268,7 +275,13 @@ def _texts(pairs: Sequence[tuple[Text, tuple[Text, ...]]]) -> list[str]:
     return [text for one in concepts for text in ((one,) if isinstance(one, str) else one)]
 
 
-def _cell(explanation: Explanation, *, pictured: bool) -> Cell:
+def cell_of(explanation: Explanation, *, pictured: bool = False) -> Cell:
+    """What a table says of a trait of an image.
+
+    Args:
+        explanation: The answer to the trait's question.
+        pictured: Whether its heatmap over the image is made, too.
+    """
     boxes = explanation.boxes()
     return Cell(
         score=explanation.similarities[explanation.target],

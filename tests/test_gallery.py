@@ -142,7 +142,7 @@ def test_where_no_image_shows_the_contrast_its_tile_is_blank(tmp_path: Path, bun
 def test_where_there_is_no_run_the_error_says_how_to_make_one(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="holds no run"):
         visualize(tmp_path)
-    (tmp_path / "manifest.jsonl").touch()
+    (tmp_path / "run.json").write_text("{}")
     with pytest.raises(InputError, match="has no images yet"):
         visualize(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["manifest.jsonl"]
+    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]

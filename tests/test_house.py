@@ -14,7 +14,7 @@ LINES = 400
 
 # From the ground up. A room may import rooms of lower floors, and its own files.
 FLOORS = (
-    "version errors",
+    "version errors processes",
     "checks paths",
     "options files progress tables batches tensors opencv",
     "presets",
@@ -26,8 +26,9 @@ FLOORS = (
     "explainer",
     "models",
     "datasets bench trial",
-    "runs traits",
-    "evaluation",
+    "traits",
+    "runs",
+    "evaluation exports",
     "fitting aviary",
     "ui",
     "cli",

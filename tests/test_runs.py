@@ -1,17 +1,12 @@
-"""Runs over data sets: killed and resumed to the same bytes."""
+"""Runs over data sets: what is in them, and what they are asked about."""
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 from PIL import Image
 from reference.folders import CLASSES, tree
@@ -27,64 +22,26 @@ from finercam_clip.runs import generate, geometry_in, read_manifest, read_maps
 pytestmark = pytest.mark.usefixtures("bundled_once")
 
 
-def test_killed_at_any_moment_and_resumed_it_is_the_same_to_the_byte(
-    birds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def command(run: str) -> list[str]:
-        return ["generate", str(birds), "--output", str(tmp_path / run), "--batch", "3"]
-
-    assert main(command("whole")) == 1  # two images are unreadable
-    assert capsys.readouterr().err.count("unreadable") == 2
-    left = 0
-    for enough in (2, 7):  # killed twice, each time in the middle
-        process = subprocess.Popen(
-            [sys.executable, "-m", "finercam_clip", *command("killed")],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
-        )
-        try:
-            deadline = time.monotonic() + 120
-            while len(list((tmp_path / "killed").rglob("*.npz"))) < enough and process.poll() is None:
-                assert time.monotonic() < deadline
-                time.sleep(0.001)
-        finally:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-        assert process.returncode == -signal.SIGKILL
-        left = len(list((tmp_path / "killed").rglob("*.npz")))
-        assert enough <= left < 12
-    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "killed").rglob("*.npz")}
-    assert main(command("killed")) == 1
-    assert f"{12 - left} computed now" in capsys.readouterr().out
-    assert tree(tmp_path / "killed") == tree(tmp_path / "whole")
-    assert all(path.stat().st_mtime_ns == when for path, when in written.items())  # nothing is computed twice
-    assert main(command("killed")) == 1
-    assert "0 computed now" in capsys.readouterr().out
-
-
 @pytest.mark.parametrize(
-    "harm",
-    ["cut last line", "no manifest", "half a line in the middle", "a map is gone", "a file half written"],
+    "harm", ["a part is gone", "a part is cut short", "another run's part", "no ledger", "half a ledger"]
 )
 def test_whatever_is_damaged_is_mended(birds: Path, tmp_path: Path, bundled: Explainer, harm: str) -> None:
     dataset, run = open_dataset(birds), tmp_path / "run"
-    generate(bundled, dataset, run, batch=4)
-    before = tree(run)
-    manifest = run / "manifest.jsonl"
-    lines = manifest.read_text().splitlines(keepends=True)
-    if harm == "cut last line":
-        manifest.write_text("".join(lines[:-1]) + lines[-1][:50])
-    elif harm == "no manifest":
-        manifest.unlink()
-    elif harm == "half a line in the middle":
-        manifest.write_text("".join([*lines[:3], lines[3][:20] + "\n", *lines[4:]]))
-    elif harm == "a map is gone":
-        (run / json.loads(lines[5])["maps"]).unlink()
+    generate(bundled, dataset, run, batch=4, shard_size=4)
+    before, part, ledger = tree(run), run / "maps" / "part-000000.parquet", run / "run.json"
+    if harm == "a part is gone":
+        part.unlink()
+    elif harm == "a part is cut short":
+        part.write_bytes(part.read_bytes()[:1000])
+    elif harm == "another run's part":
+        generate(bundled, dataset, tmp_path / "other", batch=4, shard_size=4, gamma=0.9)
+        part.write_bytes((tmp_path / "other" / "maps" / part.name).read_bytes())
+    elif harm == "no ledger":
+        ledger.unlink()
     else:
-        (run / "maps" / ".00001.png.npz.x1.part").write_bytes(b"half")
-    summary = generate(bundled, dataset, run, batch=4)
-    assert summary.computed == (1 if harm == "a map is gone" else 0)
+        ledger.write_bytes(ledger.read_bytes()[:200])
+    summary = generate(bundled, dataset, run, batch=4, shard_size=4)
+    assert summary.computed == (0 if "ledger" in harm else 4)
     assert tree(run) == before
 
 
@@ -108,8 +65,8 @@ def test_maps_and_scores_are_those_of_explain(birds: Path, tmp_path: Path, bundl
                 assert record["similarities"] == pytest.approx(expected.similarities, abs=1e-4)
                 assert record["probabilities"] == pytest.approx(expected.probabilities, abs=1e-2)
         assert geometry_in(record) == encoding.geometry
-        with np.load(tmp_path / record["maps"], allow_pickle=False) as arrays:
-            assert arrays["baseline"].dtype == np.float16
+        table = pyarrow.parquet.read_table(tmp_path / record["maps"])
+        assert table.schema.field("baseline").type == pyarrow.list_(pyarrow.float16())
 
 
 def test_a_run_of_other_settings_is_not_mixed_in(birds: Path, tmp_path: Path, bundled: Explainer) -> None:
@@ -120,9 +77,10 @@ def test_a_run_of_other_settings_is_not_mixed_in(birds: Path, tmp_path: Path, bu
         with pytest.raises(InputError, match=r"run of other settings \(settings\.(gamma 0.6 -> 0.9|method)"):
             generate(bundled, dataset, tmp_path, **other)
     assert tree(tmp_path) == before
-    (tmp_path / "run.json").unlink()
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "mine.txt").touch()
     with pytest.raises(InputError, match="other files and no run"):
-        generate(bundled, dataset, tmp_path)
+        generate(bundled, dataset, tmp_path / "files")
 
 
 def test_a_table_of_questions_has_its_own_contrasts(birds: Path, tmp_path: Path, bundled: Explainer) -> None:
@@ -200,7 +158,7 @@ def test_imagenets_folders_are_asked_about_their_own_classes(tmp_path: Path, pho
 
 
 def test_a_run_with_labels_is_asked_about_the_models_classes(tmp_path: Path, photos: Explainer) -> None:
-    """What the map leaves out keeps its name; a map that changes makes only its own images anew."""
+    """What the map leaves out keeps its name; another map asks other questions, which need another folder."""
     for name in ("cats", "207", "gong"):
         (tmp_path / "own" / name).mkdir(parents=True)
         Image.fromarray(data.chelsea()).save(tmp_path / "own" / name / "1.png")
@@ -211,8 +169,9 @@ def test_a_run_with_labels_is_asked_about_the_models_classes(tmp_path: Path, pho
     targets = [record["target"] for record in read_manifest(tmp_path / "run")]
     assert targets == ["golden retriever", "tabby, tabby cat", "gong, tam-tam"]
     assert generate(photos, dataset, tmp_path / "run", labels={"cats": 281}).computed == 0
-    assert generate(photos, dataset, tmp_path / "run", labels={"cats": 282}).computed == 1
-    assert [record["target"] for record in read_manifest(tmp_path / "run")][1] == "tiger cat"
+    with pytest.raises(InputError, match="or other questions"):
+        generate(photos, dataset, tmp_path / "run", labels={"cats": 282})
+    assert [record["target"] for record in read_manifest(tmp_path / "run")] == targets
     with pytest.raises(InputError, match="labels are for the data set's own classes"):
         generate(photos, dataset, tmp_path / "run", labels={"cats": 281}, target="lynx")
 

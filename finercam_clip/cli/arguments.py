@@ -16,6 +16,8 @@ from finercam_clip.paths import place
 
 if TYPE_CHECKING:
     from finercam_clip.explainer import Explainer
+    from finercam_clip.runs import Share, Summary
+    from finercam_clip.runs.errand import Recipe
 
 Run = Callable[[argparse.Namespace], int | None]  # a command: parsed arguments -> exit code, None for 0
 
@@ -82,6 +84,11 @@ def path(text: str) -> Path:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
+def location(text: str) -> Path | str:
+    """A path, or the address of an object store, from the command line."""
+    return text if "://" in text else path(text)
+
+
 def image_size(text: str) -> int | tuple[int, int] | str:
     """--image-size as `Options.image_size` has it."""
     if text == "native":
@@ -124,29 +131,77 @@ def load_named(arguments: argparse.Namespace, classes: Sequence[str] = ()) -> Ex
     Raises:
         InputError: The arguments contradict each other, or the model cannot be loaded.
     """
-    if arguments.classifier is not None or arguments.head is not None:
-        if arguments.model is not None:
-            raise InputError("give --model (a CLIP) or --classifier and --head, not both")
-        from finercam_clip.models import load_classifier
-        from finercam_clip.models.heads import read_notes
+    recipe = recipe_of(arguments, classes)
+    with progress.waiting(f"loading {recipe.name}"):
+        return recipe.load()
 
-        notes = None if arguments.head is None else read_notes(arguments.head)
-        nameless = arguments.head is not None and classes and notes is None
-        with progress.waiting(f"loading {arguments.classifier or ('DINOv2' if notes is None else notes.backbone)}"):
-            return load_classifier(
-                arguments.classifier,
-                arguments.head,
-                arguments.classes or (classes if nameless else None),
-                pretrained=arguments.pretrained,
-                device=arguments.device,
-                precision=arguments.precision,
-            )
-    if arguments.classes is not None:
-        raise InputError("--classes are of a --classifier or a --head; for CLIP there is --vocabulary")
-    from finercam_clip.models import load
 
-    with progress.waiting(f"loading {arguments.model or 'the bundled model'}"):
-        return load(arguments.model, arguments.pretrained, device=arguments.device, precision=arguments.precision)
+def recipe_of(arguments: argparse.Namespace, classes: Sequence[str] = ()) -> Recipe:
+    """How to load the model that the arguments name. See `load_named`."""
+    from finercam_clip.runs.errand import Recipe
+
+    return Recipe(
+        model=arguments.model,
+        pretrained=arguments.pretrained,
+        classifier=arguments.classifier,
+        head=arguments.head,
+        classes=arguments.classes,
+        device=arguments.device,
+        precision=arguments.precision,
+        others=tuple(classes),
+    ).checked()
+
+
+def add_sharing_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds how a run is cut into shards, and who does which. What `sharing` reads stands here."""
+    parser.add_argument("--batch", type=int, default=16, help="images per forward pass (%(default)s)")
+    parser.add_argument("--shard-size", type=int, default=512, help="images per shard, a file each (%(default)s)")
+    parser.add_argument("--threads", type=int, help="threads that each process computes with (torch's own number)")
+    parser.add_argument(
+        "--shards", metavar="I/N", help="only each N-th shard from I on, 0 to N-1 (what Slurm says in srun, else 0/1)"
+    )
+    parser.add_argument(
+        "--ray", nargs="?", const="", metavar="ADDRESS", help="on a Ray cluster (RAY_ADDRESS, or one on this machine)"
+    )
+    parser.add_argument("--workers", type=int, help="with --ray: processes, a model each (as many as fit)")
+    parser.add_argument("--gpus", type=float, help="with --ray: GPUs per process, as 0.5 (1 where there are any)")
+
+
+def sharing(arguments: argparse.Namespace) -> dict[str, Any]:
+    """How a run is cut into shards."""
+    return {name: getattr(arguments, name) for name in ("batch", "shard_size", "threads")}
+
+
+def share_of(arguments: argparse.Namespace) -> Share:
+    """What this process does of a run. Raises InputError where --shards, --ray and the like do not go together."""
+    from finercam_clip.runs.shards import ALL, read_share
+
+    if arguments.ray is None:
+        if arguments.workers is not None or arguments.gpus is not None:
+            raise InputError("--workers and --gpus go with --ray")
+        return read_share(arguments.shards)
+    if arguments.shards is not None:
+        raise InputError("give --ray or --shards, not both: Ray itself gives its processes their shards")
+    if arguments.gpus is not None and not 0 <= arguments.gpus <= 8:
+        raise InputError(f"--gpus is how many GPUs each process has, 0 to 8, as 0.5; not {arguments.gpus:g}")
+    return ALL
+
+
+def check_counts(arguments: argparse.Namespace, *names: str) -> None:
+    """Raises InputError for an argument that is no number from 1 up."""
+    for name in names:
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            raise InputError(f"--{name.replace('_', '-')} is a number from 1 up, not {value}")
+
+
+def report(arguments: argparse.Namespace, summary: Summary, share: Share) -> int:
+    """Prints what a run has come to. Returns the exit code."""
+    done = summary.images - sum(not name.endswith("/") for name in summary.unreadable)
+    who = "" if share.count == 1 else f", process {share.index} of {share.count}"
+    print(f"run       {arguments.output}{who}: {done} of {summary.images} images, {summary.computed} computed now")
+    failed = report_left_out("failed", {f"shard {number}": why for number, why in summary.failed.items()})
+    return max(failed, report_left_out("unreadable", summary.unreadable))
 
 
 def inputs_of(arguments: argparse.Namespace) -> list[Path]:

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from PIL import Image
+
 from finercam_clip.errors import InputError
+from finercam_clip.images import image_in, read_image
 from finercam_clip.paths import is_folder
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Item:
     """One image and its question.
 
     Attributes:
-        path: The image file.
+        path: The image file; where images are streamed, what they are streamed from.
         name: The image's name within its data set: unique, in UTF-8 (see `paths.text_of`), its folders separated by
             "/". It never leads out of a folder.
         target: A class or a concept; None if the data set does not say.
         contrasts: What to compare with; None if they are to be chosen.
         split: "train", "test" and the like; "" if there are no splits.
+        data: Gives the bytes of an image that is no file of its own (in a tar, a table, an object store); None for a
+            file. It raises InputError if they cannot be had.
     """
 
     path: Path
@@ -27,6 +33,11 @@ class Item:
     target: str | None = None
     contrasts: tuple[str, ...] | None = None
     split: str = ""
+    data: Callable[[], bytes] | None = field(default=None, repr=False, compare=False)
+
+    def read(self) -> Image.Image:
+        """The picture (`images.read_image`). Raises InputError where it cannot be read."""
+        return read_image(self.path) if self.data is None else image_in(self.data(), self.name)
 
 
 @dataclass(frozen=True)
@@ -44,6 +55,7 @@ class DataSet:
         made: What finercam_clip has written into the data set itself, which is no part of it: runs, and pictures.
         part: The split that was chosen; "" if all images are here.
         above: A folder that all images lie in, where that is not the folder of `source`.
+        address: Where images come from, if that is no path (s3://bucket/photos); else "".
     """
 
     source: Path
@@ -56,6 +68,7 @@ class DataSet:
     made: tuple[str, ...] = ()
     part: str = ""
     above: Path | None = None
+    address: str = ""
 
     @property
     def root(self) -> Path:

@@ -13,7 +13,6 @@ from finercam_clip.datasets.truth import check_truth
 from finercam_clip.datasets.truth_files import find_truth
 from finercam_clip.errors import InputError
 from finercam_clip.explainer import Explainer
-from finercam_clip.images import read_image
 from finercam_clip.options import Options
 from finercam_clip.paths import look
 from finercam_clip.question import ask
@@ -122,10 +121,10 @@ def check(dataset: DataSet, explainer: Explainer | None = None, labels: Labels |
     missing, unreadable = [], dict(dataset.left_out)
     for item in progress.each(dataset.items, "checking"):
         try:
-            if look(item.path) is None:
+            if item.data is None and look(item.path) is None:
                 missing.append(item.name)
             else:
-                read_image(item.path)
+                item.read()
         except InputError as error:
             unreadable[item.name] = str(error).removeprefix(f"{item.path} ").removeprefix(f"{item.path}: ")
     used = {item.target for item in dataset.items}

@@ -36,6 +36,19 @@ def asked_of(item: Item, target: str | None, contrasts: Sequence[str] | None) ->
     return {"target": target or item.target, "contrasts": None if own is None else list(own)}
 
 
+def distinct(dataset: DataSet, asked: Callable[[Item], Asked]) -> dict[str, Asked]:
+    """Every question of a data set once, by the name of the first image that it is asked of."""
+    first: dict[tuple[str | None, tuple[str, ...] | None], str] = {}
+    for item in dataset.items:
+        question = asked(item)
+        contrasts = question["contrasts"]
+        first.setdefault((question["target"], None if contrasts is None else tuple(contrasts)), item.name)
+    return {
+        name: {"target": target, "contrasts": None if contrasts is None else list(contrasts)}
+        for (target, contrasts), name in first.items()
+    }
+
+
 def given(target: object, contrasts: object) -> tuple[str | None, list[str] | None]:
     """The question for all images, checked. Raises InputError for what are no texts."""
     texts = None

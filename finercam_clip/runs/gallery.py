@@ -16,15 +16,15 @@ from finercam_clip import checks, progress, render
 from finercam_clip.concepts.words import normalised
 from finercam_clip.errors import InputError
 from finercam_clip.files import make_folder, staged, write_whole
-from finercam_clip.images import read_image
-from finercam_clip.objectives import OF_MAPS
-from finercam_clip.paths import from_text, is_folder, path_of, place, resolved, stored
-from finercam_clip.runs.folder import dataset_folder, images_root, is_same_content, read_manifest, read_maps
-from finercam_clip.runs.records import TITLES, Record, geometry_in, source_in
+from finercam_clip.paths import from_text, place, resolved, stored
+from finercam_clip.runs.folder import dataset_folder, read_manifest, read_maps
+from finercam_clip.runs.heat import alone_of, heatmap_of
+from finercam_clip.runs.originals import Originals, originals_of
+from finercam_clip.runs.records import TITLES, Record, geometry_in
+from finercam_clip.runs.store import is_address
 
 PAGE = 48  # pictures per contact sheet
 COLUMNS = 6
-_WHOLE = ("finer", *OF_MAPS)  # objectives that take all of the target's map
 _TEMPLATE = Path(__file__).parent / "gallery.html"
 
 
@@ -68,24 +68,23 @@ def visualize(
     records = every[:limit]
     if not records:
         raise InputError(f"the run in {run} has no images yet")
-    root = images_root(run) if dataset is None else place(dataset, "the data set")
-    if dataset is not None and not is_folder(root):
-        raise InputError(f"{root} is no folder: name the one that the images lie in now")
+    originals = originals_of(run, dataset)
+    if output is None and is_address(run):
+        raise InputError(f"{run} is in an object store: name a folder of this machine for the pictures (--output)")
     folder = place(output, "the folder of the pictures") if output is not None else Path(run) / "pictures"
-    _check_apart(folder, Path(run))
-    inputs = [root / path_of(record["path"]) for record in every]
-    with staged(folder, inputs) as stage:
-        pictures = _Pictures(Path(run), root, stage, _by_class(every))
+    _check_apart(folder, run)
+    with staged(folder, map(originals.path, every)) as stage:
+        pictures = _Pictures(run, originals, stage, _by_class(every))
         page = pictures.written(records)
     return Visualized(
         folder / page, len(pictures.rows), tuple(folder / name for name in pictures.sheets), pictures.skipped
     )
 
 
-def _check_apart(folder: Path, run: Path) -> None:
+def _check_apart(folder: Path, run: str | Path) -> None:
     """Raises InputError where pictures would lie among the images of the data set, and be taken for them."""
     images = dataset_folder(run)
-    if images is None or resolved(folder).is_relative_to(resolved(run)):
+    if images is None or (not is_address(run) and resolved(folder).is_relative_to(resolved(run))):
         return
     if resolved(folder).is_relative_to(images):
         raise InputError(f"{folder} lies in the data set, whose images the pictures would be taken for: name another")
@@ -97,7 +96,7 @@ class _Pictures:
 
     Attributes:
         run: The run.
-        root: The folder of the images.
+        originals: The images.
         folder: Where the pictures are written.
         by_class: The records of each class, by its normalised name.
         rows: What the page knows of each image.
@@ -105,8 +104,8 @@ class _Pictures:
         skipped: Image name -> why it has no panel.
     """
 
-    run: Path
-    root: Path
+    run: str | Path
+    originals: Originals
     folder: Path
     by_class: dict[str, list[Record]]
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -118,15 +117,12 @@ class _Pictures:
         panels = stored((record["image"] for record in records), ".jpg")
         thumbnails: list[render.Tile] = []
         for record in progress.each(records, "pictures"):
-            path = self.root / path_of(record["path"])
             try:
-                image = np.asarray(read_image(path))
-                if not is_same_content(path, source_in(record)):
-                    raise InputError(f"{path} was replaced since its map was made; run finercam-clip generate again")
+                image = np.asarray(self.originals.read(record))
             except InputError as error:
                 self.skipped[record["image"]] = str(error)
                 continue
-            tiles = _tiles(self.run, record, image, self.by_class, self.root)
+            tiles = _tiles(self.run, record, image, self.by_class, self.originals)
             panel = self.folder / "panels" / from_text(panels[record["image"]])
             make_folder(panel.parent)
             render.write_picture(panel, render.panel(tiles))
@@ -155,7 +151,7 @@ def _by_class(records: list[Record]) -> dict[str, list[Record]]:
 
 
 def _tiles(
-    run: str | Path, record: Record, image: NDArray[np.uint8], by_class: dict[str, list[Record]], root: Path
+    run: str | Path, record: Record, image: NDArray[np.uint8], by_class: dict[str, list[Record]], originals: Originals
 ) -> list[render.Tile]:
     """The tiles of one panel. `image` is [H, W, 3]."""
     small = render.shrunk(image) if max(image.shape[:2]) > render.TILE else image
@@ -163,7 +159,7 @@ def _tiles(
     tiles = [render.Tile(small, "Image", record["target"], note=_scores(record, record["target"]))]
     if record["contrasts"]:
         nearest = record["contrasts"][0]
-        example = _example(nearest, by_class, root)
+        example = _example(nearest, by_class, originals)
         if example is None:
             picture, note = render.blank((height, width)), f"{_scores(record, nearest)}\nno image of it"
         else:
@@ -172,8 +168,7 @@ def _tiles(
     geometry = replace(geometry_in(record), image=(height, width))
     maps = read_maps(run, record)
     for mode, grid in maps.items():
-        alone = maps["baseline"] if "baseline" in maps and record["settings"]["objective"] in _WHOLE else grid
-        heat = geometry.to_image(render.positive(grid, render.full_scale(grid, alone)))
+        alone, heat = alone_of(record, maps, grid), heatmap_of(record, maps, mode, (height, width))
         picture = render.overlay(small, heat, seen=geometry.seen)
         caption, note = _subtracted(record, mode)
         faint = 0 < render.share_of(np.maximum(grid, 0), alone) < render.FAINT
@@ -194,11 +189,11 @@ def _scores(record: Record, name: str) -> str:
     return f"{record['score']} {record['similarities'][name]:.3f}, p {record['probabilities'][name]:.2f}"
 
 
-def _example(name: str, by_class: dict[str, list[Record]], root: Path) -> NDArray[np.uint8] | None:
+def _example(name: str, by_class: dict[str, list[Record]], originals: Originals) -> NDArray[np.uint8] | None:
     """The first image of a class that can be read, or None."""
     for record in by_class.get(normalised(name), []):
         try:
-            return np.asarray(read_image(root / path_of(record["path"])))
+            return np.asarray(originals.read(record))
         except InputError:
             continue
     return None

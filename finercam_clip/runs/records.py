@@ -6,15 +6,15 @@ Records come from files, so each is checked before anything else is done with it
 from __future__ import annotations
 
 import json
-from dataclasses import fields
 from typing import Any
 
 from finercam_clip import checks
 from finercam_clip.files import MAPS
 from finercam_clip.geometry import Geometry
-from finercam_clip.paths import Fingerprint, stays_inside
+from finercam_clip.paths import stays_inside
 
 Record = dict[str, Any]
+Source = tuple[int, str]  # size and SHA-256 of an image's file
 
 TITLES = {"baseline": "Baseline", "finer-default": "Finer-Default", "finer-compare": "Finer-Compare"}  # of the modes
 _MOST_PIXELS = 1_000_000  # along any side that a geometry speaks of
@@ -54,13 +54,13 @@ def geometry_in(record: Record) -> Geometry:
     return Geometry(**fields)
 
 
-def source_in(record: Record) -> Fingerprint | None:
-    """The fingerprint of the image file that a record was made from; None in records that have none."""
+def source_in(record: Record) -> Source | None:
+    """(size, SHA-256) of the image file that a record was made from; None in records that do not say."""
     source = record.get("source")
-    if not isinstance(source, dict) or set(source) != {field.name for field in fields(Fingerprint)}:
+    if not isinstance(source, dict):
         return None
-    numbers = [checks.whole(source[name]) for name in ("bytes", "modified", "changed")]
-    return Fingerprint(**source) if None not in numbers and isinstance(source["sha256"], str) else None
+    size, digest = checks.whole(source.get("bytes")), source.get("sha256")
+    return (size, digest) if size is not None and isinstance(digest, str) else None
 
 
 def _is_text(value: object) -> bool:
