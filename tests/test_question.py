@@ -18,10 +18,11 @@ from skimage import data
 
 from finercam_clip import InputError, Options, preset
 from finercam_clip.concepts import Concept, concept_of
+from finercam_clip.concepts.nearness import candidates
 from finercam_clip.datasets import open_dataset
 from finercam_clip.explainer import Explainer
 from finercam_clip.explanation import Explanation
-from finercam_clip.question import candidates, check_distinct
+from finercam_clip.question import check_distinct
 from finercam_clip.resolve import resolve_options
 from finercam_clip.runs import generate, read_manifest, read_maps
 from finercam_clip.traits import Trait, trait_table
@@ -196,8 +197,8 @@ def test_a_contrast_that_is_the_target_is_an_error_by_every_door(tiny: Explainer
             ask()
 
 
-def test_candidates_are_each_there_once(tiny: Explainer) -> None:
-    others = candidates(tiny.loaded.space, Concept((RED,)), [BLUE, BLUE.upper(), GREEN, RED])
+def test_candidates_are_each_there_once() -> None:
+    others = candidates(Concept((RED,)), [Concept((text,)) for text in (BLUE, BLUE.upper(), GREEN, RED)])
     assert [other.key for other in others] == [BLUE, GREEN]
 
 

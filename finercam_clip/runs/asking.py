@@ -14,6 +14,7 @@ import torch
 
 from finercam_clip import checks
 from finercam_clip.concepts import ConceptSpace
+from finercam_clip.concepts.nearness import candidates
 from finercam_clip.concepts.vocabulary import vocabulary_of
 from finercam_clip.datasets import DataSet, Item
 from finercam_clip.datasets.labels import check_known
@@ -22,7 +23,7 @@ from finercam_clip.explainer import Explainer
 from finercam_clip.options import Options
 from finercam_clip.paths import resolved, same_file, text_of
 from finercam_clip.presets import MODES
-from finercam_clip.question import Question, ask, candidates
+from finercam_clip.question import Question, ask
 from finercam_clip.tensors import fingerprint_of
 from finercam_clip.version import __version__
 
@@ -58,7 +59,7 @@ def questions_of(
         if contrasts is not None:
             return ask(space, space.spoken(target), contrasts, options)
         subject = space.concept(space.spoken(target), "target")
-        count = min(_CHOSEN, len(candidates(space, subject, choosing.vocabulary)))
+        count = min(_CHOSEN, len(candidates(subject, space.vocabulary(choosing.vocabulary))))
         return ask(space, subject.texts, count or (), choosing)
 
     return question
@@ -107,7 +108,7 @@ def settings_of(
     batch: int,
 ) -> dict[str, Any]:
     """What a run is about. One with other settings needs another folder."""
-    texts = {name: getattr(options, name) for name in ("vocabulary", "templates", "background")}
+    texts = {name: getattr(options, name) for name in ("vocabulary", "templates", "background", "null")}
     return {
         "dataset": text_of(str(resolved(dataset.source))),
         "root": text_of(str(resolved(dataset.root))),
