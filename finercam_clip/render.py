@@ -157,7 +157,7 @@ def outlined(image: Picture, region: NDArray[np.bool_]) -> Picture:
     edge = np.pad(region, 1).astype(np.uint8)  # a margin, so that a line runs along the picture's own edge, too
     lines, _ = cv2.findContours(edge, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     drawn = cv2.copyMakeBorder(image, 1, 1, 1, 1, cv2.BORDER_REPLICATE)
-    width = max(round(max(image.shape[:2]) / TILE * 2), 1)
+    width = max(round(max(image.shape[:2]) / TILE), 1)
     for thickness, ink in ((2 * width + 1, _INK), (width, _PAPER)):
         cv2.drawContours(drawn, lines, -1, ink, thickness, cv2.LINE_AA)
     result: Picture = np.ascontiguousarray(drawn[1:-1, 1:-1])

@@ -47,7 +47,7 @@ class Significance:
     @property
     def summary(self) -> str:
         """The figures in one line, for people."""
-        return f"p {self.p_value:.3f} beside {self.texts} others, specific {self.specific:.2f}"
+        return f"p-value {self.p_value:.3f} beside {self.texts} others, specific {self.specific:.2f}"
 
     @property
     def caution(self) -> str | None:
@@ -105,8 +105,10 @@ def p_values(grid: Maps, null: Maps) -> Maps:
         float32 [h, w], (1 + how many maps of the null reach that height anywhere) / (1 + K); 1 where the map is 0 or
         less.
     """
-    maps = np.concatenate([grid[None], null]).astype(np.float64)  # the map itself among them: all are treated alike
-    heights = np.where(maps > 0, maps - maps.mean(0), -np.inf)
+    maps: NDArray[np.float64] = np.concatenate([grid[None], null]).astype(
+        np.float64
+    )  # the map itself among them: all are treated alike
+    heights: NDArray[np.float64] = np.where(maps > 0, maps - maps.mean(0), -np.inf)
     highest = np.sort(heights[1:].max((1, 2)))
     reached = len(highest) - np.searchsorted(highest, heights[0])
     p: Maps = np.where(grid > 0, (1 + reached) / (1 + len(highest)), 1).astype(np.float32)
@@ -117,11 +119,11 @@ def _rank_correlation(one: NDArray[np.float64], other: NDArray[np.float64]) -> f
     """Spearman's, over the cells of two maps; 1 if one of them is the same everywhere."""
     ranks = [_ranks(one), _ranks(other)]
     constant = any(rank.min() == rank.max() for rank in ranks)
-    return 1.0 if constant else float(np.corrcoef(ranks)[0, 1])
+    return 1.0 if constant else float(np.asarray(np.corrcoef(ranks))[0, 1])
 
 
 def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """The rank of each value, [n]; equal values share the mean of theirs. (scipy.stats takes a second to import.)"""
     _, which, counts = np.unique(values, return_inverse=True, return_counts=True)
-    ranks: NDArray[np.float64] = np.take(counts.cumsum() - (counts - 1) / 2, which.ravel())
-    return ranks
+    last: NDArray[np.int64] = counts.cumsum()
+    return (last - (counts - 1) / 2)[which.ravel()]
