@@ -9,7 +9,7 @@ from torch import Tensor
 
 from finercam_clip import checks, objectives
 from finercam_clip.concepts import Concept, ConceptSpace, Text
-from finercam_clip.concepts.nearness import candidates, distances
+from finercam_clip.concepts.nearness import candidates, check_distinct, distances
 from finercam_clip.concepts.null import Null, null_of
 from finercam_clip.errors import InputError
 from finercam_clip.options import Options
@@ -129,17 +129,6 @@ def concepts_of(space: ConceptSpace, texts: Sequence[Text], role: str) -> list[C
     if isinstance(texts, str):
         raise InputError(f"this takes a list of texts; for a single one give [{texts!r}]")
     return [space.concept(text, role) for text in checks.items(texts, "this takes a list of texts")]
-
-
-def check_distinct(target: Concept, contrasts: Sequence[Concept]) -> None:
-    """Raises InputError when a contrast is the target itself, or is there twice."""
-    keys = {target.key}
-    for contrast in contrasts:
-        if contrast.key == target.key:
-            raise InputError(f"the contrast '{contrast.label}' is the target itself; their difference would be empty")
-        if contrast.key in keys:
-            raise InputError(f"the contrast '{contrast.label}' is given twice")
-        keys.add(contrast.key)
 
 
 def slopes_of(space: ConceptSpace, targets: Tensor, contrasts: Tensor, embedding: Tensor, options: Options) -> Tensor:

@@ -18,11 +18,10 @@ from skimage import data
 
 from finercam_clip import InputError, Options, preset
 from finercam_clip.concepts import Concept, concept_of
-from finercam_clip.concepts.nearness import candidates
+from finercam_clip.concepts.nearness import candidates, check_distinct
 from finercam_clip.datasets import open_dataset
 from finercam_clip.explainer import Explainer
 from finercam_clip.explanation import Explanation
-from finercam_clip.question import check_distinct
 from finercam_clip.resolve import resolve_options
 from finercam_clip.runs import generate, read_manifest, read_maps
 from finercam_clip.traits import Trait, trait_table

@@ -1,4 +1,4 @@
-"""Which concepts are most similar to a target: what contrasts are chosen from, and by what."""
+"""Which concepts are the same as a target, and which are most similar to it: what contrasts are chosen from."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from finercam_clip.concepts import Concept, ConceptSpace
+from finercam_clip.errors import InputError
 
 
 def candidates(target: Concept, concepts: Sequence[Concept]) -> list[Concept]:
@@ -37,3 +38,14 @@ def distances(space: ConceptSpace, target: Tensor, others: Tensor, embedding: Te
 def distinct(concepts: Sequence[Concept]) -> list[Concept]:
     """The concepts, each once. If several differ in case only, the last takes the place of the first."""
     return list({concept.key: concept for concept in concepts}.values())
+
+
+def check_distinct(target: Concept, contrasts: Sequence[Concept]) -> None:
+    """Raises InputError when a contrast is the target itself, or is there twice."""
+    keys = {target.key}
+    for contrast in contrasts:
+        if contrast.key == target.key:
+            raise InputError(f"the contrast '{contrast.label}' is the target itself; their difference would be empty")
+        if contrast.key in keys:
+            raise InputError(f"the contrast '{contrast.label}' is given twice")
+        keys.add(contrast.key)

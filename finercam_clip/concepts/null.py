@@ -89,7 +89,10 @@ def _concepts(space: ConceptSpace, source: Texts) -> list[Concept]:
         InputError: The source cannot be read, a classifier has no such class, or a CLIP is asked for classes.
     """
     if space.names:
-        return space.vocabulary(None if source == CLASSES else source)
+        try:
+            return space.vocabulary(None if source == CLASSES else source)
+        except InputError as error:
+            raise InputError(f"{error}; the null of all its classes is null='{CLASSES}'") from error
     if source == CLASSES:
         raise InputError(
             f"null='{CLASSES}' is for classifiers; for CLIP give texts: 'everyday', 'traits', a text file, or a list"
