@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -243,7 +243,12 @@ class _Work:
         modes = {"baseline": question.against(0)}
         if len(labels) > 1:  # without contrasts there is only the first mode
             modes |= {"finer-default": question, "finer-compare": question.against(1)}
-        maps = {mode: encoding.answer(of_mode).grid for mode, of_mode in modes.items()}
+        main = "finer-default" if "finer-default" in modes else "baseline"  # the one that is compared with its null
+        answers = {
+            mode: encoding.answer(of_mode if mode == main else replace(of_mode, null=None))
+            for mode, of_mode in modes.items()
+        }
+        maps = {mode: answer.grid for mode, answer in answers.items()}
         record = {
             "image": item.name,
             "path": _path_in(item.path, self.dataset.root),
@@ -261,6 +266,9 @@ class _Work:
             "scales": {mode: float(np.abs(grid).max()) for mode, grid in maps.items()},
             "geometry": asdict(encoding.geometry),
         }
+        significance = answers[main].significance
+        if significance is not None:
+            record |= {"p_value": significance.p_value, "specific": significance.specific}
         return record | {key: self.settings[key] for key in ("settings", "model", "versions")}, maps
 
 
