@@ -98,6 +98,7 @@ def test_every_door_gives_the_answer_of_explain(deep: Explainer, name: str, tmp_
     (record,) = read_manifest(tmp_path / "run")
     assert record["target"] == RED
     assert record["contrasts"] == (texts or list(expected.contrasts))
+    assert record.get("p_value") == expected.p_value
     assert record["similarities"] == pytest.approx(expected.similarities, abs=1e-6)
     _close(read_maps(tmp_path / "run", record)["finer-default"], expected.grid, 1e-3)  # kept as float16
 
