@@ -249,7 +249,7 @@ class _Work:
             for mode, of_mode in modes.items()
         }
         maps = {mode: answer.grid for mode, answer in answers.items()}
-        record = {
+        record: Record = {
             "image": item.name,
             "path": _path_in(item.path, self.dataset.root),
             "split": item.split,
