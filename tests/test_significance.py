@@ -181,8 +181,8 @@ def test_words_that_the_model_does_not_know_leave_the_null(bundled: Explainer) -
 @pytest.mark.parametrize(
     ("source", "fragments"),
     [
-        ("everyday", ["'everyday'", "needs 19", "need 19"][2:]),
-        (WORDS[:3], ["0 concepts", "another list"]),
+        ("everyday", ["'everyday'", "needs 19"]),
+        (WORDS[:3], ["0 concepts", "longer list"]),
         ("nothing", ["there are no prompts 'nothing'"]),
         ("classes", ["for classifiers", "everyday"]),
     ],

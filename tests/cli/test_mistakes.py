@@ -96,7 +96,7 @@ WRONG_QUESTIONS: dict[str, tuple[list[str], list[str]]] = {
     "too many nearest": (["--target", TARGET, "--nearest", "9999", "--vocabulary", "aviary"], ["contrasts=9999"]),
     "unknown vocabulary": (["--target", TARGET, "--nearest", "2", "--vocabulary", "fish"], ["'fish'", "aviary"]),
     "unknown null": ([*QUESTION, "--null", "fish"], ["'fish'", "everyday"]),
-    "a null of unknown words": ([*QUESTION, "--null", "everyday"], ["'everyday'", "need 19"]),
+    "a null of unknown words": ([*QUESTION, "--null", "everyday"], ["'everyday'", "needs 19"]),
     "a CLIP's classes as null": ([*QUESTION, "--null", "classes"], ["for classifiers", "'traits'"]),
     "unknown templates": ([*QUESTION, "--templates", "fish"], ["'fish'", "templates-general"]),
     "a vocabulary as templates": ([*QUESTION, "--templates", "aviary"], ["where the concept goes"]),
