@@ -27,7 +27,7 @@ from finercam_clip.images import ImageInput, read_image
 from finercam_clip.loaded import LoadedModel
 from finercam_clip.methods import maps_of_sums
 from finercam_clip.methods.refine import affinity
-from finercam_clip.nulls import compared
+from finercam_clip.nulls import standing
 from finercam_clip.options import Changes, ImageSize, Layer, Options, Pooling, Texts
 from finercam_clip.question import Contrasts, Question, ask, concepts_of, slopes_of
 from finercam_clip.questions import ask_many, ask_pairs
@@ -208,7 +208,7 @@ class ImageEncoding:
             score=loaded.space.score,
             present_above=loaded.present_above,
             weight=float(weights[0, 0]),
-            significance=compared(question, maps, float(weights[0, 0]), self._signed),
+            significance=standing(question, maps, float(weights[0, 0]), self._signed),
         )
 
     def heatmaps(

@@ -17,7 +17,7 @@ from finercam_clip.significance import Significance, significance_of
 Signed = Callable[[Tensor, Tensor, Options], NDArray[np.float32]]
 
 
-def compared(question: Question, maps: NDArray[np.float32], weight: float, signed: Signed) -> Significance | None:
+def standing(question: Question, maps: NDArray[np.float32], weight: float, signed: Signed) -> Significance | None:
     """How a question's map stands among those of its null; None if it has none.
 
     For a method that is linear in the direction the null costs a matrix product. Any other method makes each map anew,

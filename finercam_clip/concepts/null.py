@@ -47,8 +47,8 @@ class Null:
         kept = [i for i, concept in enumerate(self.concepts) if concept.key not in keys]
         if len(kept) < FEWEST:
             raise InputError(
-                f"the null '{self.name}' has {len(kept)} concepts that this model knows and that are not the target, near "
-                f"to it, or a contrast; a p-value of {LEVEL:g} needs {FEWEST}: give a longer list, such as a text file"
+                f"the null '{self.name}' has {len(kept)} concepts that this model knows and that are not the target, "
+                f"near to it, or a contrast; a p-value of {LEVEL:g} needs {FEWEST}: give a longer list or a text file"
             )
         return Null(self.name, tuple(self.concepts[i] for i in kept), self.directions[kept], self.level)
 

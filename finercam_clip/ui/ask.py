@@ -80,8 +80,8 @@ def ask(
         raise IncompleteError("there is no image yet: drop one, or click an example")
     if len(target_texts) > MOST_TARGETS:
         raise InputError(f"{len(target_texts)} targets are more than a page can show: give {MOST_TARGETS} at most")
-    compared = checks.choice(null, NULLS, "null")
-    changes: Changes = {"method": method, "gamma": gamma, "null": None if compared == NULLS[0] else compared}
+    name = checks.choice(null, NULLS, "null")
+    changes: Changes = {"method": method, "gamma": gamma, "null": None if name == NULLS[0] else name}
     options = resolve_options(changes)
     explainer = (named or model_named)(model)
     if not target_texts and explainer.loaded.space.score != "logit":
