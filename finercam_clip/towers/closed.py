@@ -197,7 +197,7 @@ class QueryTail:
         return self._pushed(self.gate_features())
 
     def _pushed(self, features: Tensor) -> Tensor:
-        """Features of the patches [N, H c] in embedding space, [N, D]: there are fewer patches than directions."""
+        """Features of the patches [N, H c] in embedding space, [N, D]: then any direction's map is one product."""
         if self.push_rest is None:
             raise TypeError("only a rest with a way forwards can be pushed through")
         return _through(self.push_rest, features)
