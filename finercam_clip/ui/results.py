@@ -186,7 +186,7 @@ def _bar(answer: Explanation, text: str, length: float) -> str:
 def _chance(answer: Explanation) -> str:
     if answer.significance is None:
         return ""
-    return f'<div class="fc-said">{escape(answer.significance.summary)}</div>'
+    return f'<div class="fc-chance">{escape(answer.significance.summary)}</div>'
 
 
 def _caution(answer: Explanation) -> str:
