@@ -287,11 +287,27 @@ def _traits() -> NDArray[np.uint8]:
         return picture(trait_table(finercam_clip.load(), open_dataset(folder), read_traits("birds-traits")))
 
 
+def _significance() -> NDArray[np.uint8]:
+    """A trait that is there and one that is not, each beside the maps of all other traits."""
+    encoding = finercam_clip.load().encode(demo.IMAGE)
+    tiles = [render.Tile(encoding.image, "image", "line: more than chance")]
+    for title, traits in (
+        ("there", (("beak", "orange"), ("back", "brown"))),
+        ("not there", (("tail", "purple"),)),
+    ):
+        for trait in traits:
+            answer = encoding.explain(world.describe((trait,)), null="aviary")
+            standing = f"p-value {answer.p_value:.3f}, specific {answer.specific:.2f}"
+            tiles.append(render.Tile(answer.overlay(), title, answer.target, note=standing))
+    return render.panel(tiles)
+
+
 PICTURES: dict[str, Callable[[], NDArray[np.uint8]]] = {
     "demo": _demo,
     "gamma": _gamma,
     "contrasts": _contrasts,
     "traits": _traits,
+    "significance": _significance,
 }
 
 

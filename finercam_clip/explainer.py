@@ -27,6 +27,7 @@ from finercam_clip.images import ImageInput, read_image
 from finercam_clip.loaded import LoadedModel
 from finercam_clip.methods import maps_of_sums
 from finercam_clip.methods.refine import affinity
+from finercam_clip.nulls import standing
 from finercam_clip.options import Changes, ImageSize, Layer, Options, Pooling, Texts
 from finercam_clip.question import Contrasts, Question, ask, concepts_of, slopes_of
 from finercam_clip.questions import ask_many, ask_pairs
@@ -207,6 +208,7 @@ class ImageEncoding:
             score=loaded.space.score,
             present_above=loaded.present_above,
             weight=float(weights[0, 0]),
+            significance=standing(question, maps, float(weights[0, 0]), self._signed),
         )
 
     def heatmaps(
@@ -223,11 +225,8 @@ class ImageEncoding:
         """
         options, space = resolve_options(changes, self.options), self.explainer.loaded.space
         check_encoded(options, self.options)
-        maps = []
-        for subjects, others in ask_many(space, targets, contrasts, options, self.embedding):
-            slopes = slopes_of(space, subjects, others, self.embedding, options)
-            maps.append(self._maps(slopes, space.scale * subjects, space.scale * others, options))
-        return np.concatenate(maps)
+        pairs = ask_many(space, targets, contrasts, options, self.embedding)
+        return np.concatenate([self._signed(subjects, others, options) for subjects, others in pairs])
 
     def predictions(self, count: int = 5) -> dict[str, float]:
         """A classifier's `count` most probable classes, best first: name -> softmax over all of them."""
@@ -237,10 +236,15 @@ class ImageEncoding:
             raise InputError(f"{self.explainer.loaded.name} is no classifier: it has no classes; ask it about texts")
         return predictions
 
+    def _signed(self, targets: Tensor, contrasts: Tensor, options: Options) -> NDArray[np.float32]:
+        """Signed maps, float32 [Q, h, w], of questions that share their contrasts: `targets` [Q, D], [M, D]."""
+        space = self.explainer.loaded.space
+        slopes = slopes_of(space, targets, contrasts, self.embedding, options)
+        return self._maps(slopes, space.scale * targets, space.scale * contrasts, options)
+
     def _maps(self, weights: Tensor, targets: Tensor, contrasts: Tensor, options: Options) -> NDArray[np.float32]:
         """Signed maps, float32 [Q, h, w], of weighted sums of directions (see `maps_of_sums`), refined."""
-        sums = maps_of_sums(self.forward, weights, targets, contrasts, options)
-        maps = sums.reshape(-1, *self.grid).cpu().numpy()
+        maps = maps_of_sums(self.forward, weights, targets, contrasts, options).reshape(-1, *self.grid).cpu().numpy()
         if not np.isfinite(maps).all():
             raise InputError(f"the maps are not finite: the model's weights, or gamma {options.gamma:g}, are too large")
         return maps if options.refine is None else affinity(self.forward, maps)

@@ -19,6 +19,7 @@ from finercam_clip.objectives import OF_MAPS
 from finercam_clip.opencv import cv2
 from finercam_clip.options import Options, Score
 from finercam_clip.paths import is_file
+from finercam_clip.significance import Significance
 from finercam_clip.version import __version__
 
 Box = tuple[int, int, int, int, float]
@@ -47,6 +48,7 @@ class Explanation:
         score: What the similarities are, "cosine" or "logit".
         present_above: See `LoadedModel`.
         weight: What the target counts for in the difference: the slope of the objective, 1 in Finer-CAM's.
+        significance: How the map stands among those of other concepts, the null; None without `Options.null`.
 
     Raises:
         InputError: A number is not finite.
@@ -67,6 +69,7 @@ class Explanation:
     score: Score = "cosine"
     present_above: float | None = None
     weight: float = 1.0
+    significance: Significance | None = None
 
     def __post_init__(self) -> None:
         scores = [*self.similarities.values(), *self.probabilities.values()]
@@ -111,7 +114,7 @@ class Explanation:
             return f"the image fits '{best}' better: the target may not be there"
         if self.present_above is not None and self.similarities[self.target] < self.present_above:
             return f"true texts reach a similarity of {self.present_above:.2f}: the target may not be there"
-        return None
+        return None if self.significance is None else self.significance.caution
 
     @property
     def peak(self) -> tuple[int, int] | None:
@@ -121,6 +124,29 @@ class Explanation:
         y, x = np.unravel_index(int(self.heatmap.argmax()), self.heatmap.shape)
         return int(x), int(y)
 
+    @property
+    def p_value(self) -> float | None:
+        """How often another concept's map stands out as much anywhere (`significance`), or None without a null."""
+        return None if self.significance is None else self.significance.p_value
+
+    @property
+    def specific(self) -> float | None:
+        """How much of the target's map is about the target, 0..1 (`Significance`), or None without a null."""
+        return None if self.significance is None else self.significance.specific
+
+    @property
+    def z(self) -> NDArray[np.float32] | None:
+        """float32 [h, w], the map in standard deviations from what other concepts give, or None without a null."""
+        return None if self.significance is None else self.significance.z
+
+    @cached_property
+    def region(self) -> NDArray[np.bool_]:
+        """bool [H, W], the pixels that stand out from the null (`Significance.p_values`); none without one."""
+        if self.significance is None:
+            return np.zeros(self.image.shape[:2], np.bool_)
+        region: NDArray[np.bool_] = self.geometry.to_image(self.significance.region) >= 0.5
+        return region
+
     def boxes(self, threshold: float = 0.5) -> list[Box]:
         """Boxes (x0, y0, x1, y1, score) of the connected regions where the heatmap is at least `threshold`.
 
@@ -129,7 +155,14 @@ class Explanation:
         level = checks.real(threshold)
         if level is None or not 0 < level <= 1:
             raise InputError(f"the threshold of boxes lies above 0 and up to 1, as 0.5; not {shown(threshold)}")
-        count, labels, stats, _ = cv2.connectedComponentsWithStats((self.heatmap >= level).astype(np.uint8))
+        return self._boxes(self.heatmap >= level)
+
+    def significant_boxes(self) -> list[Box]:
+        """Boxes as `boxes` gives them, of the connected parts of `region`."""
+        return self._boxes(self.region)
+
+    def _boxes(self, region: NDArray[np.bool_]) -> list[Box]:
+        count, labels, stats, _ = cv2.connectedComponentsWithStats(region.astype(np.uint8))
         boxes = []
         for i in range(1, count):
             x, y, w, h = (int(v) for v in stats[i, :4])
@@ -139,13 +172,19 @@ class Explanation:
         return sorted(boxes, key=lambda box: -box[4])
 
     def overlay(self, opacity: float = 0.85) -> NDArray[np.uint8]:
-        """The heatmap over the image in grey, uint8 [H, W, 3]. `opacity` is that of the hottest pixel, 0..1."""
-        return render.overlay(self.image, self.heatmap, opacity=opacity, seen=self.geometry.seen)
+        """The heatmap over the image in grey, uint8 [H, W, 3]; a line surrounds what stands out (`region`).
+
+        Args:
+            opacity: That of the hottest pixel, 0..1.
+        """
+        overlay = render.overlay(self.image, self.heatmap, opacity=opacity, seen=self.geometry.seen)
+        return render.outlined(overlay, self.region)
 
     def tiles(self) -> list[render.Tile]:
         """What `panel` shows: image, target alone, contrasts alone, difference; no larger than a panel shows them.
 
-        Without contrasts there are only the first two. If the map should not be trusted, the last tile says why.
+        Without contrasts there are only the first two. If the map should not be trusted, the last tile says why. With a
+        null, a line surrounds there what stands out.
         """
         if max(self.image.shape[:2]) > render.TILE:  # drawn at the size it is shown at: 60 megapixels cost no more
             image = render.shrunk(self.image)
@@ -155,6 +194,7 @@ class Explanation:
         if self.contrast_grid is not None:
             scale = max(scale, float(np.abs(self.contrast_grid).max()))
         alone = self._tile(self.target_grid, scale, "target alone", self.target)
+        standing = [] if self.significance is None else [self.significance.summary]
         tiles = [
             render.Tile(self.image, "image", f"{self.model} · {self.options.method}"),
             replace(alone, note=self._scores(self.target)),
@@ -167,10 +207,12 @@ class Explanation:
             contrast = self._tile(self.contrast_grid, scale, "contrast alone", "\n".join(shown))
             tiles.append(replace(contrast, note="\n".join(notes)))
             difference = f"{self.options.objective}, gamma {self.options.gamma:g}"
-            overlay = self.overlay()
-            tiles.append(render.Tile(overlay, "difference", self.caution or difference, self.peak, bool(self.caution)))
-        elif self.caution:
-            tiles[-1] = replace(alone, note=self.caution, warning=True)
+            caption = [self.caution or difference, *standing]
+            tiles.append(render.Tile(self.overlay(), "difference", "\n".join(caption), self.peak, bool(self.caution)))
+        else:
+            note = "\n".join([self.caution or tiles[-1].note, *standing])
+            image = render.outlined(alone.image, self.region)
+            tiles[-1] = replace(alone, image=image, note=note, warning=bool(self.caution))
         return tiles
 
     def panel(self) -> NDArray[np.uint8]:
@@ -205,6 +247,7 @@ class Explanation:
             "probabilities": self.probabilities,
             "score": self.score,
             "caution": self.caution,
+            "null": self._null(),
             "peak": self.peak,
             "boxes": self.boxes(),
             "grid": np.round(self.grid.astype(float), 6).tolist(),
@@ -219,6 +262,21 @@ class Explanation:
     def to_json(self) -> str:
         """`to_dict` as JSON text."""
         return json.dumps(self.to_dict(), allow_nan=False)
+
+    def _null(self) -> dict[str, Any] | None:
+        """What the comparison with the null gives, ready for JSON."""
+        significance = self.significance
+        if significance is None:
+            return None
+        return {
+            "texts": significance.texts,
+            "level": significance.level,
+            "p_value": significance.p_value,
+            "specific": significance.specific,
+            "boxes": self.significant_boxes(),
+            "p_values": np.round(significance.p_values.astype(float), 6).tolist(),
+            "z": np.round(significance.z.astype(float), 3).tolist(),
+        }
 
     def _scores(self, text: str) -> str:
         return f"{self.score} {self.similarities[text]:.3f}, p {self.probabilities[text]:.2f}"

@@ -43,6 +43,8 @@ class Options:
         similar_by: How contrasts=n chooses. "logits" takes the concepts whose scores on this image are nearest to the
             target's (the paper); "concepts" takes those whose directions are nearest, on any image. None is "logits"
             for a classifier and "concepts" for CLIP.
+        null: Concepts whose maps the target's is compared with (`Explanation.p_value`): a name in prompts/, as
+            "everyday" or "traits", a text file, or texts; for a classifier "classes"; None for no comparison.
     """
 
     method: str = "hirescam"
@@ -56,6 +58,7 @@ class Options:
     templates: Texts = None
     vocabulary: Texts = None
     similar_by: SimilarBy | None = None
+    null: Texts = None
 
     def encoding(self) -> Encoding:
         """What is settled when an image is encoded."""
@@ -85,6 +88,7 @@ class Changes(Encoding, total=False):
     templates: Texts
     vocabulary: Texts
     similar_by: SimilarBy | None
+    null: Texts
 
 
 def _plain(value: Any) -> Any:

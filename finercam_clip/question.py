@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from finercam_clip import checks, objectives
-from finercam_clip.concepts import Concept, ConceptSpace, Text, distinct
-from finercam_clip.concepts.nearness import distances
+from finercam_clip.concepts import Concept, ConceptSpace, Text
+from finercam_clip.concepts.nearness import candidates, check_distinct, distances
+from finercam_clip.concepts.null import Null, null_of
 from finercam_clip.errors import InputError
-from finercam_clip.options import Options, Texts
+from finercam_clip.options import Options
 
 Contrasts = Iterable[Text] | int  # texts, or how many of a vocabulary
 
@@ -27,6 +28,7 @@ class Question:
         options: How it is answered.
         background: How many of the concepts are scenery, which always stays.
         choose: None, or how many of the contrasts are to be chosen for each image (`about`).
+        null: What takes the target's place, to see how much of a map is chance; None without `Options.null`.
     """
 
     space: ConceptSpace
@@ -35,6 +37,7 @@ class Question:
     options: Options
     background: int = 0
     choose: int | None = None
+    null: Null | None = None
 
     @property
     def labels(self) -> list[str]:
@@ -60,7 +63,9 @@ class Question:
     def _only(self, contrasts: list[int]) -> Question:
         total = len(self.concepts)
         order = [0, *contrasts, *range(total - self.background, total)]
-        return replace(self, concepts=tuple(self.concepts[i] for i in order), directions=self.directions[order])
+        concepts = tuple(self.concepts[i] for i in order)
+        null = None if self.null is None else self.null.besides(concepts)
+        return replace(self, concepts=concepts, directions=self.directions[order], null=null)
 
     def weights(self, embedding: Tensor) -> Tensor:
         """What each concept counts for, [3, 1 + M]: in the difference, in the target alone, in the contrasts' mean.
@@ -103,13 +108,14 @@ def ask(space: ConceptSpace, target: Text, contrasts: Contrasts, options: Option
         others = contrast_concepts(space, contrasts)
         check_distinct(subject, others)
     else:
-        others = candidates(space, subject, options.vocabulary)
+        others = candidates(subject, space.vocabulary(options.vocabulary))
         if not 1 <= count <= len(others):
             raise InputError(f"contrasts={count}: the vocabulary has {len(others)} concepts besides the target")
     taken = {concept.key for concept in (subject, *others)}
     scenery = [concept for concept in space.background(options.background) if concept.key not in taken]
     concepts = (subject, *others, *scenery)
-    return Question(space, concepts, space.directions(concepts, options.templates), options, len(scenery), count)
+    null = null_of(space, concepts if count is None else [subject], options)
+    return Question(space, concepts, space.directions(concepts, options.templates), options, len(scenery), count, null)
 
 
 def contrast_concepts(space: ConceptSpace, contrasts: object) -> list[Concept]:
@@ -123,24 +129,6 @@ def concepts_of(space: ConceptSpace, texts: Sequence[Text], role: str) -> list[C
     if isinstance(texts, str):
         raise InputError(f"this takes a list of texts; for a single one give [{texts!r}]")
     return [space.concept(text, role) for text in checks.items(texts, "this takes a list of texts")]
-
-
-def candidates(space: ConceptSpace, target: Concept, vocabulary: Texts) -> list[Concept]:
-    """What contrasts are chosen from: the vocabulary without the target and the members of its ensemble."""
-    own = {target.key, *(text.lower() for text in target.texts)}
-    others = distinct(space.vocabulary(vocabulary))
-    return [other for other in others if other.key not in own and not own.issuperset(t.lower() for t in other.texts)]
-
-
-def check_distinct(target: Concept, contrasts: Sequence[Concept]) -> None:
-    """Raises InputError when a contrast is the target itself, or is there twice."""
-    keys = {target.key}
-    for contrast in contrasts:
-        if contrast.key == target.key:
-            raise InputError(f"the contrast '{contrast.label}' is the target itself; their difference would be empty")
-        if contrast.key in keys:
-            raise InputError(f"the contrast '{contrast.label}' is given twice")
-        keys.add(contrast.key)
 
 
 def slopes_of(space: ConceptSpace, targets: Tensor, contrasts: Tensor, embedding: Tensor, options: Options) -> Tensor:

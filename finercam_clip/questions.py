@@ -9,9 +9,10 @@ from torch import Tensor
 
 from finercam_clip import checks
 from finercam_clip.concepts import Concept, ConceptSpace, Text
+from finercam_clip.concepts.nearness import check_distinct
 from finercam_clip.errors import InputError
 from finercam_clip.options import Options
-from finercam_clip.question import Contrasts, Question, ask, check_distinct, concepts_of, contrast_concepts
+from finercam_clip.question import Contrasts, Question, ask, concepts_of, contrast_concepts
 from finercam_clip.tensors import unusable
 
 

@@ -142,6 +142,28 @@ def overlay(
     return result
 
 
+def outlined(image: Picture, region: NDArray[np.bool_]) -> Picture:
+    """An image with a line around each part of a region, white within black, so that it shows on any ground.
+
+    Args:
+        image: uint8 [H, W, 3].
+        region: bool [H, W].
+
+    Returns:
+        uint8 [H, W, 3]: the image itself where the region is empty.
+    """
+    if not region.any():
+        return image
+    edge = np.pad(region, 1).astype(np.uint8)  # a margin, so that a line runs along the picture's own edge, too
+    lines, _ = cv2.findContours(edge, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+    drawn = cv2.copyMakeBorder(image, 1, 1, 1, 1, cv2.BORDER_REPLICATE)
+    width = max(round(max(image.shape[:2]) / TILE), 1)
+    for thickness, ink in ((2 * width + 1, _INK), (width, _PAPER)):
+        cv2.drawContours(drawn, lines, -1, ink, thickness, cv2.LINE_AA)
+    result: Picture = np.ascontiguousarray(drawn[1:-1, 1:-1])
+    return result
+
+
 def panel(tiles: Sequence[Tile]) -> Picture:
     """The tiles side by side, each under its title and over its caption.
 

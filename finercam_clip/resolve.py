@@ -39,7 +39,8 @@ def resolve_options(changes: Changes | dict[str, Any], options: Options | None =
     checks.choice(resolved.pooling, get_args(Pooling), "pooling")
     if resolved.similar_by is not None and str(resolved.similar_by) not in get_args(SimilarBy):
         raise InputError(f"contrasts are similar by {' or '.join(get_args(SimilarBy))}, not by '{resolved.similar_by}'")
-    sources = {name: checks.texts(getattr(resolved, name), name) for name in ("background", "templates", "vocabulary")}
+    lists = ("background", "null", "templates", "vocabulary")
+    sources = {name: checks.texts(getattr(resolved, name), name) for name in lists}
     settled: Any = {"image_size": checks.size(resolved.image_size), "layer": checks.layer(resolved.layer), **sources}
     return replace(resolved, gamma=checks.gamma(resolved.gamma), **settled)
 

@@ -100,6 +100,10 @@ def test_the_closed_form_is_exact_in_float64(name: str, monkeypatch: pytest.Monk
     torch.testing.assert_close(closed.activations, graph.activations, **exact)
     torch.testing.assert_close(closed.embedding, graph.embedding, **exact)
     check_same(closed, graph, 1e-9)
+    many = torch.randn(80, len(closed.embedding), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    for method in (gradcam, hirescam):  # many directions go forwards through the rest, few go backwards
+        one_by_one = torch.cat([method(closed, direction[None]) for direction in many])
+        torch.testing.assert_close(method(closed, many), one_by_one, **exact)
 
 
 @pytest.mark.parametrize("pooling", ["model", "mean"])

@@ -206,6 +206,7 @@ def test_everything_but_the_pixels_is_stored_as_json() -> None:
         "probabilities": {"red": 0.9, "blue": 0.1},
         "score": "cosine",
         "caution": None,
+        "null": None,
         "peak": list(answer.peak or ()),
         "image_size": {"width": 60, "height": 150},
         "seen": [0, 0, 60, 150],

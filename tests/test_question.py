@@ -18,16 +18,18 @@ from skimage import data
 
 from finercam_clip import InputError, Options, preset
 from finercam_clip.concepts import Concept, concept_of
+from finercam_clip.concepts.nearness import candidates, check_distinct
 from finercam_clip.datasets import open_dataset
 from finercam_clip.explainer import Explainer
 from finercam_clip.explanation import Explanation
-from finercam_clip.question import candidates, check_distinct
 from finercam_clip.resolve import resolve_options
 from finercam_clip.runs import generate, read_manifest, read_maps
 from finercam_clip.traits import Trait, trait_table
 
 VOCABULARY = [RED, BLUE, GREEN, "a bird", "a black wing"]
 COLOURS = [f"a {colour} bird" for colour in ("red", "blue", "green", "pink", "black")]
+
+THINGS = ("cup", "tree", "road", "key", "sofa", "lamp", "pan", "shoe", "bus", "hat")
 
 # One other value for every field of `Options`.
 CHANGES: dict[str, Any] = {
@@ -42,6 +44,7 @@ CHANGES: dict[str, Any] = {
     "templates": ["a photo of {}", "{}"],
     "vocabulary": VOCABULARY,
     "similar_by": "logits",
+    "null": [f"{number} {word}" for number in ("one", "two", "six") for word in THINGS],
 }
 
 
@@ -62,9 +65,9 @@ def _changed(name: str) -> tuple[dict[str, Any], Any]:
     return {name: CHANGES[name]}, 3 if name == "vocabulary" else [BLUE, GREEN]
 
 
-@pytest.mark.parametrize("name", CHANGES)
+@pytest.mark.parametrize("name", [name for name in CHANGES if name != "null"])
 def test_an_option_changes_the_answer(deep: Explainer, name: str) -> None:
-    """Otherwise the tests below would say nothing."""
+    """Otherwise the tests below would say nothing. A null is only what the map is compared with."""
     changes, contrasts = _changed(name)
     changed = deep.explain(NOISE, RED, contrasts, **changes)
     plain = deep.explain(NOISE, RED, [BLUE, GREEN])
@@ -95,6 +98,7 @@ def test_every_door_gives_the_answer_of_explain(deep: Explainer, name: str, tmp_
     (record,) = read_manifest(tmp_path / "run")
     assert record["target"] == RED
     assert record["contrasts"] == (texts or list(expected.contrasts))
+    assert record.get("p_value") == expected.p_value
     assert record["similarities"] == pytest.approx(expected.similarities, abs=1e-6)
     _close(read_maps(tmp_path / "run", record)["finer-default"], expected.grid, 1e-3)  # kept as float16
 
@@ -111,6 +115,7 @@ def _same(explanation: Explanation, expected: Explanation) -> None:
     assert explanation.contrasts == expected.contrasts
     assert explanation.similarities == pytest.approx(expected.similarities, abs=1e-6)
     assert explanation.options == expected.options
+    assert explanation.p_value == expected.p_value
 
 
 def test_the_background_of_many_questions_is_that_of_each(tiny: Explainer) -> None:
@@ -196,8 +201,8 @@ def test_a_contrast_that_is_the_target_is_an_error_by_every_door(tiny: Explainer
             ask()
 
 
-def test_candidates_are_each_there_once(tiny: Explainer) -> None:
-    others = candidates(tiny.loaded.space, Concept((RED,)), [BLUE, BLUE.upper(), GREEN, RED])
+def test_candidates_are_each_there_once() -> None:
+    others = candidates(Concept((RED,)), [Concept((text,)) for text in (BLUE, BLUE.upper(), GREEN, RED)])
     assert [other.key for other in others] == [BLUE, GREEN]
 
 

@@ -51,8 +51,11 @@ answer = clip.explain(
 answer = clip.explain(array, "a red crown", pooling="mean", image_size="native", layer=-2, refine="affinity")
 answer = clip.explain(array, "a red crown", image_size=(224, 448), layer=(0, "transformer.resblocks.1.ln_1"))
 answer = clip.explain(array, "a cat", background=Path("scenery.txt"))
+answer = clip.explain(array, "a cat", null=["a dog", "a tree"])
+chance: float | None = answer.p_value
 answer = clip.explain(array, "tiger cat", **finercam_clip.preset("finer-default"))
 
+clip.explain(array, "a red crown", null=3)  # type: ignore[arg-type]
 clip.explain(array, "a red crown", gama=1)  # type: ignore[call-arg]
 clip.explain(array, "a red crown", gamma="1")  # type: ignore[arg-type]
 clip.explain(array, "a red crown", pooling="max")  # type: ignore[arg-type]

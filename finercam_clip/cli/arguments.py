@@ -37,6 +37,9 @@ def add_question_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--templates", help="ways to write a concept: a name in prompts/ or a text file")
     parser.add_argument("--background", help="further contrasts, of scenery: a name in prompts/ or a text file")
     parser.add_argument(
+        "--null", help="is it more than chance? texts to compare with: 'everyday', 'traits', a file; or 'classes'"
+    )
+    parser.add_argument(
         "--method", default=Options.method, help="how the map is made (%(default)s; finercam-clip methods lists all)"
     )
     parser.add_argument("--refine", help="what follows the method: 'affinity', as in CLIP-ES")
@@ -206,7 +209,7 @@ def report(arguments: argparse.Namespace, summary: Summary, share: Share) -> int
 
 def inputs_of(arguments: argparse.Namespace) -> list[Path]:
     """The files and folders that the arguments name, none of which may be written over. Names of other things count."""
-    names = ["image", "dataset", "concepts", "labels", "vocabulary", "templates", "background"]
+    names = ["image", "dataset", "concepts", "labels", "vocabulary", "templates", "background", "null"]
     names += ["pretrained", "head", "classes"]
     values = [getattr(arguments, name, None) for name in names]
     return [Path(value) for value in values if value and "\0" not in str(value)]

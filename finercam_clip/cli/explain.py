@@ -145,6 +145,9 @@ def _print_summary(explanation: Explanation) -> None:
     if len(explanation.contrasts) >= _LISTED:
         print(f"          and {len(explanation.contrasts) - _LISTED + 1} contrasts more (--json lists all)")
     print(f"peak      {explanation.peak or 'none'}")
+    if explanation.significance is not None:
+        print(f"chance    {explanation.significance.summary}")
+        print(f"stand out {', '.join(str(box[:4]) for box in explanation.significant_boxes()) or 'no region'}")
     if explanation.caution:
         print(f"caution   {explanation.caution}")
 

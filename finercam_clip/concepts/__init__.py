@@ -97,8 +97,3 @@ def concept_of(text: Text, role: str) -> Concept:
     if not texts or any(not one.strip() for one in texts):
         raise InputError(f"the {role} is an empty text; describe it in words, as in 'a bird with a red crown'")
     return Concept(tuple(one.strip() for one in texts))
-
-
-def distinct(concepts: Sequence[Concept]) -> list[Concept]:
-    """The concepts, each once. If several differ in case only, the last takes the place of the first."""
-    return list({concept.key: concept for concept in concepts}.values())

@@ -1,10 +1,23 @@
-"""Which concepts are most similar to a target: what contrasts are chosen by."""
+"""Which concepts are the same as a target, and which are most similar to it: what contrasts are chosen from."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
-from finercam_clip.concepts import ConceptSpace
+from finercam_clip.concepts import Concept, ConceptSpace
+from finercam_clip.errors import InputError
+
+
+def candidates(target: Concept, concepts: Sequence[Concept]) -> list[Concept]:
+    """What contrasts are chosen from: concepts, each once, without the target and the members of its ensemble."""
+    own = {target.key, *(text.lower() for text in target.texts)}
+    return [
+        other
+        for other in distinct(concepts)
+        if other.key not in own and not own.issuperset(t.lower() for t in other.texts)
+    ]
 
 
 def distances(space: ConceptSpace, target: Tensor, others: Tensor, embedding: Tensor, *, by_logits: bool) -> Tensor:
@@ -20,3 +33,19 @@ def distances(space: ConceptSpace, target: Tensor, others: Tensor, embedding: Te
     if by_logits:
         return (others @ embedding - target @ embedding).abs()
     return -(space.bare(others) @ space.bare(target[None])[0])
+
+
+def distinct(concepts: Sequence[Concept]) -> list[Concept]:
+    """The concepts, each once. If several differ in case only, the last takes the place of the first."""
+    return list({concept.key: concept for concept in concepts}.values())
+
+
+def check_distinct(target: Concept, contrasts: Sequence[Concept]) -> None:
+    """Raises InputError when a contrast is the target itself, or is there twice."""
+    keys = {target.key}
+    for contrast in contrasts:
+        if contrast.key == target.key:
+            raise InputError(f"the contrast '{contrast.label}' is the target itself; their difference would be empty")
+        if contrast.key in keys:
+            raise InputError(f"the contrast '{contrast.label}' is given twice")
+        keys.add(contrast.key)

@@ -15,14 +15,14 @@ from finercam_clip.towers.tails import Tail
 def gradcam(tail: Tail, directions: Tensor) -> Tensor:
     """Grad-CAM (Selvaraju et al., ICCV 2017, eq. 1-2): A w with channel weights w = 1/N sum_n G_n. Linear."""
     if isinstance(tail, (QueryTail, MeanTail)):
-        return tail.pull_back(directions) @ tail.shift_features().T
+        return tail.shift_maps(directions)
     return torch.stack([tail.activations @ gradient.mean(0) for gradient in tail.gradients(directions)])
 
 
 def hirescam(tail: Tail, directions: Tensor) -> Tensor:
     """HiResCAM (Draelos and Carin, 2020, eq. 4): at each patch the sum over channels of A * G. Linear."""
     if isinstance(tail, (QueryTail, MeanTail)):
-        return tail.pull_back(directions) @ tail.gate_features().T
+        return tail.gate_maps(directions)
     return torch.stack([(tail.activations * gradient).sum(1) for gradient in tail.gradients(directions)])
 
 

@@ -14,6 +14,8 @@ import torch
 
 from finercam_clip import checks
 from finercam_clip.concepts import ConceptSpace
+from finercam_clip.concepts.nearness import candidates
+from finercam_clip.concepts.null import CLASSES
 from finercam_clip.concepts.vocabulary import vocabulary_of
 from finercam_clip.datasets import DataSet, Item
 from finercam_clip.datasets.labels import check_known
@@ -22,7 +24,7 @@ from finercam_clip.explainer import Explainer
 from finercam_clip.options import Options
 from finercam_clip.paths import resolved, same_file, text_of
 from finercam_clip.presets import MODES
-from finercam_clip.question import Question, ask, candidates
+from finercam_clip.question import Question, ask
 from finercam_clip.tensors import fingerprint_of
 from finercam_clip.version import __version__
 
@@ -71,7 +73,7 @@ def questions_of(
         if contrasts is not None:
             return ask(space, space.spoken(target), contrasts, options)
         subject = space.concept(space.spoken(target), "target")
-        count = min(_CHOSEN, len(candidates(space, subject, choosing.vocabulary)))
+        count = min(_CHOSEN, len(candidates(subject, space.vocabulary(choosing.vocabulary))))
         return ask(space, subject.texts, count or (), choosing)
 
     return question
@@ -120,7 +122,7 @@ def settings_of(
     batch: int,
 ) -> dict[str, Any]:
     """What a run is about. One with other settings needs another folder."""
-    texts = {name: getattr(options, name) for name in ("vocabulary", "templates", "background")}
+    texts = {name: getattr(options, name) for name in ("vocabulary", "templates", "background", "null")}
     return {
         "dataset": text_of(str(resolved(dataset.source))),
         "root": text_of(str(resolved(dataset.root))),
@@ -129,7 +131,7 @@ def settings_of(
         "contrasts": contrasts,
         "batch": batch,
         "settings": options.plain(),
-        "texts": {name: _digest(vocabulary_of(source)) for name, source in texts.items() if source is not None},
+        "texts": {n: _digest(vocabulary_of(source)) for n, source in texts.items() if source not in (None, CLASSES)},
         "model": explainer.loaded.described() | {"weights": fingerprint_of(explainer.loaded.tower.visual)},
         "versions": _versions(),
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from finercam_clip.resolve import resolve_options
 from finercam_clip.runs.asking import Asked, asked_of, check_apart, check_questions, distinct, given, questions_of
 from finercam_clip.runs.ledger import ledger_of, threads_in
 from finercam_clip.runs.parts import MAP_COLUMNS, Row, records_in, row_of
+from finercam_clip.runs.records import Record
 from finercam_clip.runs.shards import ALL, SHARD, Share
 from finercam_clip.runs.store import Folder, Store, store_of
 from finercam_clip.runs.work import Job, Summary, work
@@ -128,7 +129,9 @@ def _row(encoding: ImageEncoding, question: Question, predicted: dict[str, float
     modes = {"baseline": question.against(0)}
     if len(labels) > 1:  # without contrasts there is only the first mode
         modes |= {"finer-default": question, "finer-compare": question.against(1)}
-    answer = {
+    main = "finer-default" if "finer-default" in modes else "baseline"  # the one that is compared with its null
+    answers = {mode: encoding.answer(one if mode == main else replace(one, null=None)) for mode, one in modes.items()}
+    record: Record = {
         "size": {"width": encoding.image.shape[1], "height": encoding.image.shape[0]},
         "asked": asked,
         "target": labels[0],
@@ -139,4 +142,7 @@ def _row(encoding: ImageEncoding, question: Question, predicted: dict[str, float
         "predicted": predicted,
         "geometry": asdict(encoding.geometry),
     }
-    return row_of(answer, {mode: encoding.answer(of_mode).grid for mode, of_mode in modes.items()})
+    significance = answers[main].significance
+    if significance is not None:
+        record |= {"p_value": significance.p_value, "specific": significance.specific}
+    return row_of(record, {mode: answer.grid for mode, answer in answers.items()})

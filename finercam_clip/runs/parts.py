@@ -44,6 +44,7 @@ IMAGE = [
     ("sha256", pa.string()),
     ("error", pa.string()),
 ]
+_OF_NULL = ("p_value", "specific")  # of the question's null; empty without one
 MAP_COLUMNS = pa.schema(
     [
         *IMAGE,
@@ -61,6 +62,7 @@ MAP_COLUMNS = pa.schema(
         ("predicted_probabilities", _NUMBERS),
         ("geometry", _GEOMETRY),
         ("grid", _PAIR),
+        *((name, pa.float64()) for name in _OF_NULL),
         *((f"{mode}_scale", pa.float64()) for mode in TITLES),
         *((mode, pa.list_(pa.float16())) for mode in TITLES),
     ]
@@ -153,6 +155,7 @@ def row_of(record: Record, maps: dict[str, NDArray[np.float32]]) -> Row:
     texts = list(record["similarities"])
     row = {name: record[name] for name in ("target", "contrasts", "score", "geometry")}
     row |= record["size"] | {"texts": texts}
+    row |= {name: record[name] for name in _OF_NULL if name in record}
     row |= {f"asked_{name}": value for name, value in record["asked"].items()}
     row |= {name: [record[name][text] for text in texts] for name in ("similarities", "probabilities")}
     row |= {"predicted": list(record["predicted"]), "predicted_probabilities": list(record["predicted"].values())}
@@ -189,6 +192,7 @@ def record_of(row: Row, number: int, index: int, ledger: dict[str, Any]) -> Reco
             "scales": {mode: row[f"{mode}_scale"] for mode in TITLES if row[f"{mode}_scale"] is not None},
             "grid": row["grid"],
         }
+        record |= {name: row[name] for name in _OF_NULL if row[name] is not None}
         record |= {name: ledger[name] for name in ("settings", "model", "versions")}
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"row {index} of {part_name(number)} is damaged ({_brief(error)}); {MEND}") from error

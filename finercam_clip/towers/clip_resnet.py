@@ -83,7 +83,7 @@ class ClipResNet(Tower):
         attended = torch.einsum("bmh,bmhc->bhc", weights, all_values)
         query_keys = torch.einsum("bhc,hck->bhk", query * values.shape[-1] ** -0.5, weight(pool.k_proj))
         for i, activations in enumerate(cells.float()):
-            embedding, pull_back = recorded_rest(self.visual, attended[i].flatten(), pool.c_proj, self.scored)
+            embedding, pull_back, _ = recorded_rest(self.visual, attended[i].flatten(), pool.c_proj, self.scored)
             yield QueryTail(
                 activations=activations,
                 embedding=embedding,

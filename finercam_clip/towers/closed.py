@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,23 @@ from torch import Tensor, nn
 from finercam_clip.towers.temporary import frozen
 
 PullBack = Callable[[Tensor], Tensor]  # cotangents at a function's output [K, D] -> at its input
+Push = Callable[[Tensor], Tensor]  # its transpose: tangents at the input -> at the output
+
+_MANY = 64  # directions for which it pays to push all patches forwards once
+
+
+class Rest(NamedTuple):
+    """The rest of a tower, behind the attention output o of the query.
+
+    Attributes:
+        embedding: f, [D].
+        pull_back: Cotangents at f [K, D] -> at o [K, H c].
+        push: Tangents at o [K, H c] -> at f [K, D]; None where there is only a graph, which goes backwards.
+    """
+
+    embedding: Tensor
+    pull_back: PullBack
+    push: Push | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,6 +123,7 @@ class QueryTail:
         pull_back_rest: The rest of the tower backwards: cotangents at f [K, D] -> at o [K, H c].
         mean: The terms that are there only if the query depends on A.
         turned: What stands in place of `query_keys` only if rotary positions turn the keys.
+        push_rest: The rest of the tower forwards (`Rest.push`).
     """
 
     activations: Tensor
@@ -119,10 +138,23 @@ class QueryTail:
     pull_back_rest: PullBack
     mean: MeanToken | None = None
     turned: TurnedKeys | None = None
+    push_rest: Push | None = None
 
     def pull_back(self, directions: Tensor) -> Tensor:
         """Cotangents at o, [K, H c], for directions [K, D]: matrix products back through the last MLP."""
-        return _pulled_back(self.pull_back_rest, directions)
+        return _through(self.pull_back_rest, directions)
+
+    def shift_maps(self, directions: Tensor) -> Tensor:
+        """Grad-CAM's maps of directions, [K, N]."""
+        if self.push_rest is None or len(directions) < _MANY:
+            return self.pull_back(directions) @ self.shift_features().T
+        return directions @ self._pushed_shift.T
+
+    def gate_maps(self, directions: Tensor) -> Tensor:
+        """HiResCAM's maps of directions, [K, N]."""
+        if self.push_rest is None or len(directions) < _MANY:
+            return self.pull_back(directions) @ self.gate_features().T
+        return directions @ self._pushed_gate.T
 
     def shift_features(self) -> Tensor:
         """[N, H c]: their product with o's cotangent is Grad-CAM's map, A times the mean gradient over patches.
@@ -156,6 +188,20 @@ class QueryTail:
                 gradient = gradient + self.mean.gradient(cotangent, through_values, self.query_keys)
             yield gradient
 
+    @cached_property
+    def _pushed_shift(self) -> Tensor:
+        return self._pushed(self.shift_features())
+
+    @cached_property
+    def _pushed_gate(self) -> Tensor:
+        return self._pushed(self.gate_features())
+
+    def _pushed(self, features: Tensor) -> Tensor:
+        """Features of the patches [N, H c] in embedding space, [N, D]: then any direction's map is one product."""
+        if self.push_rest is None:
+            raise TypeError("only a rest with a way forwards can be pushed through")
+        return _through(self.push_rest, features)
+
     @property
     def _values_less_output(self) -> Tensor:
         return self.values + self.bias - self.attended
@@ -183,13 +229,13 @@ class MeanTail:
 
     def pull_back(self, directions: Tensor) -> Tensor:
         """Cotangents at the mean, [K, C], for directions [K, D]."""
-        return _pulled_back(self.pull_back_rest, directions)
+        return _through(self.pull_back_rest, directions)
 
-    def gate_features(self) -> Tensor:
-        """[N, C]: their product with the mean's cotangent is the map."""
-        return self.activations / len(self.activations)
+    def gate_maps(self, directions: Tensor) -> Tensor:
+        """The maps of directions, [K, N]: the product of the mean's cotangent and each patch's share of the mean."""
+        return self.pull_back(directions) @ (self.activations / len(self.activations)).T
 
-    shift_features = gate_features
+    shift_maps = gate_maps
 
     def gradients(self, directions: Tensor) -> Iterator[Tensor]:
         """dL/da_n = g / N, g the cotangent at the mean."""
@@ -197,11 +243,11 @@ class MeanTail:
             yield (row / len(self.activations)).expand_as(self.activations)
 
 
-def _pulled_back(pull_back_rest: PullBack, directions: Tensor) -> Tensor:
-    """By unit cotangents: half precision neither overflows nor underflows."""
-    norms = directions.norm(dim=1, keepdim=True).clamp_min(1e-12)
-    cotangents: Tensor = pull_back_rest(directions / norms).float() * norms
-    return cotangents
+def _through(linear: PullBack | Push, rows: Tensor) -> Tensor:
+    """By unit rows: half precision neither overflows nor underflows."""
+    norms = rows.norm(dim=1, keepdim=True).clamp_min(1e-12)
+    through: Tensor = linear(rows / norms).float() * norms
+    return through
 
 
 def plain(module: Any, kind: type[nn.Module]) -> bool:
@@ -231,7 +277,7 @@ def query_tails(
     query: Tensor,
     weight: Tensor,
     bias: Tensor,
-    rest: Callable[[int, Tensor], tuple[Tensor, PullBack]],
+    rest: Callable[[int, Tensor], Rest],
     turn: Callable[[Tensor], Tensor] | None = None,
 ) -> Iterator[QueryTail]:
     """One tail per image where a query reads tokens.
@@ -242,8 +288,7 @@ def query_tails(
         query: [B or 1, H, c].
         weight: [2 H c, C], of keys and values.
         bias: [2 H c], of keys and values.
-        rest: The number of the image, and its attention output o [H c] before the projection -> f, and the way back
-            from cotangents at f [K, D] to cotangents at o [K, H c].
+        rest: The number of the image, and its attention output o [H c] before the projection -> the rest.
         turn: What rotary positions make of keys [B, n, H, c], linear in each.
     """
     heads, width = query.shape[1:]
@@ -270,10 +315,10 @@ def query_tails(
     key_heads, value_heads = (w.float().view(heads, width, -1) for w in (key_weight, value_weight))
     query_keys = torch.einsum("bhc,hck->bhk", queries, key_heads)
     for i in range(len(tokens)):
-        embedding, pull_back = rest(i, attended[i].flatten())
+        behind = rest(i, attended[i].flatten())
         yield QueryTail(
             activations=tokens[i, prefix:].float(),
-            embedding=embedding,
+            embedding=behind.embedding,
             weights=weights[i, prefix:],
             values=values[i, prefix:],
             bias=value_bias,
@@ -281,7 +326,8 @@ def query_tails(
             attended=attended[i],
             query_keys=query_keys[i],
             value_weight=value_heads,
-            pull_back_rest=pull_back,
+            pull_back_rest=behind.pull_back,
+            push_rest=behind.push,
             turned=None
             if turned_queries is None
             else TurnedKeys(turned_queries[i, prefix:], keys[i, prefix:], key_heads),
@@ -290,7 +336,7 @@ def query_tails(
 
 def recorded_rest(
     visual: nn.Module, attended: Tensor, finish: Callable[[Tensor], Tensor], scored: Callable[[Tensor], Tensor]
-) -> tuple[Tensor, PullBack]:
+) -> Rest:
     """The `rest` of `query_tails` from a graph.
 
     Args:
@@ -298,9 +344,6 @@ def recorded_rest(
         attended: o, [H c].
         finish: o [1, H c] -> the embedding before normalising [1, D].
         scored: Embeddings before normalising -> as scores are taken from them.
-
-    Returns:
-        f [D], and the way back.
     """
     with frozen(visual), torch.enable_grad():
         leaf = attended.to(next(visual.parameters()).dtype)[None].requires_grad_()
@@ -310,4 +353,4 @@ def recorded_rest(
         (back,) = torch.autograd.grad(embedding, leaf, cotangents, retain_graph=True, is_grads_batched=True)
         return back[:, 0]
 
-    return embedding.detach(), pull_back
+    return Rest(embedding.detach(), pull_back)

@@ -64,7 +64,8 @@ def last_tails(tower: Tower, pixels: Tensor, pooling: str) -> list[Tail]:
     if pools != "mean":
         raise InputError(f"layer '{LAST}' is for towers that average their patches; this one pools by {pools}")
     patches, rest = tower.averaged(tower.tokens(pixels), pooling)
-    return [MeanTail(one.float(), *recorded_rest(tower.visual, one.mean(0), rest, tower.scored)) for one in patches]
+    behind = [recorded_rest(tower.visual, one.mean(0), rest, tower.scored) for one in patches]
+    return [MeanTail(one.float(), own.embedding, own.pull_back) for one, own in zip(patches, behind, strict=True)]
 
 
 def layer_named(tower: Tower, layer: int | str) -> nn.Module:

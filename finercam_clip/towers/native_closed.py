@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor, nn
 
-from finercam_clip.towers.closed import PullBack, QueryTail, plain, query_of, query_tails, recorded_rest
+from finercam_clip.towers.closed import QueryTail, Rest, plain, query_of, query_tails, recorded_rest
 from finercam_clip.towers.temporary import attributes
 from finercam_clip.towers.tower import Transformer
 
@@ -61,10 +61,10 @@ def class_token_tails(tower: Transformer, tokens: Tensor) -> Iterator[QueryTail]
 
 
 @torch.no_grad()
-def _class_token_rest(tower: Transformer, residual: Tensor, attended: Tensor) -> tuple[Tensor, PullBack]:
-    """From the class token's attention output o [C], before its projection, to f, and back.
+def _class_token_rest(tower: Transformer, residual: Tensor, attended: Tensor) -> Rest:
+    """From the class token's attention output o [C], before its projection, to f.
 
-    The way back is a chain of matrix products; autograd would loop over the K cotangents.
+    Both ways are chains of matrix products; autograd would loop over the K cotangents.
     """
     visual, block = tower.visual, tower.blocks()[-1]
     widen, activation, narrow = block.mlp
@@ -88,7 +88,15 @@ def _class_token_rest(tower: Transformer, residual: Tensor, attended: Tensor) ->
         back: Tensor = _scaled(block.ls_1, g) @ block.attn.out_proj.weight
         return back
 
-    return embedding, pull_back
+    @torch.no_grad()
+    def push(t: Tensor) -> Tensor:
+        t = _scaled(block.ls_1, t.to(residual.dtype) @ block.attn.out_proj.weight.T)
+        inner = (_pushed_through_norm(block.ln_2, x, t) @ widen.weight.T * slope) @ narrow.weight.T
+        t = _pushed_through_norm(visual.ln_post, y, t + _scaled(block.ls_2, inner))
+        t = t.float() if visual.proj is None else (t @ visual.proj).float()
+        return (t - (t @ embedding)[:, None] * embedding) / z.float().norm() if tower.unit_norm else t
+
+    return Rest(embedding, pull_back, push)
 
 
 def pools_by_one_query(visual: Any) -> bool:
@@ -130,13 +138,23 @@ def pool_query_tails(tower: Transformer, block: Callable[[Tensor], Tensor], toke
 
 def _through_norm(norm: Any, x: Tensor, g: Tensor) -> Tensor:
     """Cotangents g [K, C] at a layer norm's output, pulled back to its input x [C]."""
-    dtype, x = x.dtype, x.float()
-    centred = x - x.mean()
+    g = g.float() if norm.weight is None else g.float() * norm.weight.float()
+    return _standardised(norm, x, g).to(x.dtype)
+
+
+def _pushed_through_norm(norm: Any, x: Tensor, t: Tensor) -> Tensor:
+    """Tangents t [K, C] at a layer norm's input x [C], pushed to its output."""
+    pushed = _standardised(norm, x, t.float())
+    return (pushed if norm.weight is None else pushed * norm.weight.float()).to(x.dtype)
+
+
+def _standardised(norm: Any, x: Tensor, rows: Tensor) -> Tensor:
+    """The derivative of standardising x [C], which is symmetric, times rows [K, C]."""
+    centred = x.float() - x.float().mean()
     deviation = (centred.square().mean() + norm.eps).sqrt()
     unit = centred / deviation
-    g = g.float() if norm.weight is None else g.float() * norm.weight.float()
-    back: Tensor = (g - g.mean(1, keepdim=True) - unit * (g * unit).mean(1, keepdim=True)) / deviation
-    return back.to(dtype)
+    result: Tensor = (rows - rows.mean(1, keepdim=True) - unit * (rows * unit).mean(1, keepdim=True)) / deviation
+    return result
 
 
 def _scaled(scale: Any, g: Tensor) -> Tensor:

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from finercam_clip import checks
 from finercam_clip.aviary import demo, world
 from finercam_clip.errors import InputError, shown
 from finercam_clip.explainer import Explainer, ImageEncoding
 from finercam_clip.explanation import Explanation
 from finercam_clip.models.catalogue import BUNDLED
-from finercam_clip.options import Options
+from finercam_clip.options import Changes, Options
 from finercam_clip.resolve import resolve_options
 from finercam_clip.ui.models import model_named
 
 MOST_TARGETS = 100  # of one question: nobody would look at more
+NULLS = ("none", "aviary", "everyday", "traits", "classes")  # names only: a visitor names no file of this machine
 _ENCODINGS_KEPT = 4  # per visitor: two that are compared, and the two before
 
 Source = tuple[str, str, str]  # what an encoding is made from: model, image file, pooling
@@ -51,6 +53,7 @@ def ask(
     model: str = BUNDLED,
     method: str = Options.method,
     gamma: float = Options.gamma,
+    null: str = NULLS[0],
     named: Callable[[str], Explainer] | None = None,
 ) -> Session:
     """Answers a question. Only another image, model or pooling costs a forward pass.
@@ -65,6 +68,7 @@ def ask(
         model: The model's name on the page.
         method: As in `Options`.
         gamma: As in `Options`.
+        null: What the maps are compared with, one of `NULLS`.
         named: Gives the `Explainer` for a model's name, by default `model_named`.
 
     Raises:
@@ -76,7 +80,9 @@ def ask(
         raise IncompleteError("there is no image yet: drop one, or click an example")
     if len(target_texts) > MOST_TARGETS:
         raise InputError(f"{len(target_texts)} targets are more than a page can show: give {MOST_TARGETS} at most")
-    options = resolve_options({"method": method, "gamma": gamma})
+    name = checks.choice(null, NULLS, "null")
+    changes: Changes = {"method": method, "gamma": gamma, "null": None if name == NULLS[0] else name}
+    options = resolve_options(changes)
     explainer = (named or model_named)(model)
     if not target_texts and explainer.loaded.space.score != "logit":
         raise IncompleteError("there is no target: describe what to look for, as in 'a bird with a red crown'")
@@ -89,8 +95,7 @@ def ask(
         target_texts = list(encodings[0].predictions(1))
         contrast_texts = contrast_texts or list(encodings[0].explain(target_texts[0], 1).contrasts)
     answers = [
-        tuple(encoding.explain(text, contrast_texts, method=method, gamma=gamma) for text in target_texts)
-        for encoding in encodings
+        tuple(encoding.explain(text, contrast_texts, **changes) for text in target_texts) for encoding in encodings
     ]
     latest = {source: kept[source] for source in kept if source not in sources}
     latest |= dict(zip(sources, encodings, strict=True))

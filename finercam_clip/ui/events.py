@@ -38,6 +38,7 @@ def connect_question(
             question.model,
             question.method,
             question.gamma,
+            question.null,
         ],
         "outputs": [session, answer.results, answer.downloads],
         # Gradio would decode the image itself, and fail where `read_image` has a line for the visitor. It checks all
@@ -55,6 +56,7 @@ def connect_question(
         question.model.input,
         question.method.input,
         question.gamma.release,
+        question.null.input,
     ]
     gradio.on([*submitted, *changed], trigger_mode="always_last", **answering)
     gradio.on(submitted, fn=None, js=_TO_ANSWER)
@@ -137,13 +139,23 @@ def _answered(
     model: str | None,
     method: str,
     gamma: float,
+    null: str,
 ) -> tuple[Session | None, str, Any]:
     """Answers what stands in the left column: the session from now on, the HTML to show, and the row of buttons."""
     image, other = (file["path"] if file else None for file in (upload, second))
     start = time.perf_counter()
     try:
         new = ask(
-            session, image, targets, contrasts, second=other, model=model or "", method=method, gamma=gamma, named=named
+            session,
+            image,
+            targets,
+            contrasts,
+            second=other,
+            model=model or "",
+            method=method,
+            gamma=gamma,
+            null=null,
+            named=named,
         )
     except InputError as error:
         return session, results.message(error, image, other), gradio.update(visible=False)

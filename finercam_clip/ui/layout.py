@@ -12,7 +12,7 @@ from finercam_clip.methods import METHODS
 from finercam_clip.models.catalogue import BUNDLED
 from finercam_clip.options import Options
 from finercam_clip.presets import PRESETS
-from finercam_clip.ui.ask import examples
+from finercam_clip.ui.ask import NULLS, examples
 from finercam_clip.ui.models import model_names
 
 HEAD = """<h1>finercam_clip</h1>
@@ -42,6 +42,7 @@ class QuestionColumn:
         gamma: The comparison strength.
         model: The list of models.
         method: The list of methods.
+        null: The list of texts that maps are compared with.
     """
 
     image: Any
@@ -55,6 +56,7 @@ class QuestionColumn:
     gamma: Any
     model: Any
     method: Any
+    null: Any
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,13 @@ def question_column(gradio: Any, model: str, *, with_example: bool) -> QuestionC
         method_list = gradio.Dropdown(
             [*METHODS, *PRESETS], value=Options.method, label="Method", min_width=120, elem_id="method"
         )
+    null_list = gradio.Dropdown(
+        list(NULLS),
+        value=NULLS[0],
+        label="More than chance?",
+        info="Compare the map with those of other texts. A line surrounds what stands out.",
+        elem_id="null",
+    )
     gradio.HTML(_MODELS, elem_classes="fc-note")
     return QuestionColumn(
         image=image,
@@ -127,6 +136,7 @@ def question_column(gradio: Any, model: str, *, with_example: bool) -> QuestionC
         gamma=gamma,
         model=model_list,
         method=method_list,
+        null=null_list,
     )
 
 

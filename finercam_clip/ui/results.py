@@ -105,7 +105,7 @@ def _one(answer: Explanation) -> str:
     tiles = answer.tiles()[1:]  # the image itself is on the page already
     figures = "".join(_figure(tile, caption) for tile, caption in zip(tiles, captions, strict=False))
     bars = "".join(_bar(answer, text, _share(answer, text)) for text in answer.similarities)
-    return f'<div class="fc-row">{figures}</div><div class="fc-bars">{_caution(answer)}{bars}</div>'
+    return f'<div class="fc-row">{figures}</div><div class="fc-bars">{_chance(answer)}{_caution(answer)}{bars}</div>'
 
 
 def _several(answers: tuple[Explanation, ...]) -> str:
@@ -114,7 +114,7 @@ def _several(answers: tuple[Explanation, ...]) -> str:
     cells = []
     for answer, share in zip(answers, shares, strict=True):
         bar = _bar(answer, answer.target, share / highest if highest > 0 else 0.0)
-        cells.append(f"<div>{_picture(answer.tiles()[-1], 'trait')}{bar}{_caution(answer)}</div>")
+        cells.append(f"<div>{_picture(answer.tiles()[-1], 'trait')}{bar}{_chance(answer)}{_caution(answer)}</div>")
     comparison = escape(f"each {_comparison(answers[0])}")
     return f'<p class="fc-said">{comparison}</p><div class="fc-grid">{"".join(cells)}</div>'
 
@@ -123,7 +123,7 @@ def _pair(first: Explanation, second: Explanation) -> str:
     """The same question about two images."""
     figures = []
     for tile, answer in zip(_on_one_scale(first, second), (first, second), strict=True):
-        below = _bar(answer, answer.target, _share(answer, answer.target)) + _caution(answer)
+        below = _bar(answer, answer.target, _share(answer, answer.target)) + _chance(answer) + _caution(answer)
         figures.append(_figure(replace(tile, title=tile.caption), tile.note.splitlines()[-1], below))
     said = escape(f"“{first.target}”: {_comparison(first)}, both maps on one scale")
     return f'<p class="fc-said">{said}</p><div class="fc-row fc-two">{"".join(figures)}</div>'
@@ -139,11 +139,11 @@ def _on_one_scale(*answers: Explanation) -> list[render.Tile]:
             image = render.shrunk(image)
             geometry = replace(geometry, image=(image.shape[0], image.shape[1]))
         heat = geometry.to_image(render.positive(answer.grid, scale))
-        marked = replace(answer, image=image, geometry=geometry).peak
+        shown = replace(answer, image=image, geometry=geometry)
         share = max(float(answer.grid.max()), 0.0) / scale if scale > 0 else 0.0
         note = f"{_scores(answer, answer.target)}\nhottest: {100 * share:.0f} % of the scale"
-        overlay = render.overlay(image, heat, seen=geometry.seen)
-        tiles.append(render.Tile(overlay, answer.target, place, marked, note=note))
+        overlay = render.outlined(render.overlay(image, heat, seen=geometry.seen), shown.region)
+        tiles.append(render.Tile(overlay, answer.target, place, shown.peak, note=note))
     return tiles
 
 
@@ -181,6 +181,12 @@ def _bar(answer: Explanation, text: str, length: float) -> str:
         f'<span class="fc-score">{_scores(answer, text)}</span>'
         f'<div class="fc-track"><div style="width:{100 * min(length, 1.0):.1f}%"></div></div></div>'
     )
+
+
+def _chance(answer: Explanation) -> str:
+    if answer.significance is None:
+        return ""
+    return f'<div class="fc-chance">{escape(answer.significance.summary)}</div>'
 
 
 def _caution(answer: Explanation) -> str:

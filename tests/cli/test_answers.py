@@ -39,6 +39,22 @@ def test_explain_writes_a_picture_and_a_summary(run: Run, folder: Path, drawn_bi
 
 
 @pytest.mark.usefixtures("bundled_once")
+def test_explain_says_how_much_of_a_map_is_chance(run: Run, drawn_bird: Path, folder: Path) -> None:
+    code, out, _ = run("explain", drawn_bird, *QUESTION, "--null", "aviary")
+    assert code == 0
+    lines = {line.split()[0]: line for line in out.splitlines()}
+    code, stored, _ = run("explain", drawn_bird, *QUESTION, "--null", "aviary", "--json")
+    null = json.loads(stored)["null"]
+    assert f"p-value {null['p_value']:.3f} beside {null['texts']} others" in lines["chance"]
+    assert lines["stand"].count("(") == len(null["boxes"])
+    own = folder / "mine.txt"
+    own.write_text("\n".join(read_prompts("aviary")))
+    assert (
+        json.loads(run("explain", drawn_bird, *QUESTION, "--null", own, "--json")[1])["null"]["texts"] == null["texts"]
+    )
+
+
+@pytest.mark.usefixtures("bundled_once")
 def test_the_picture_is_named_after_the_image_and_lies_in_the_working_folder(
     run: Run, folder: Path, drawn_bird: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -203,6 +219,7 @@ def test_random_weights_explain_with_a_warning_and_say_that_the_map_means_nothin
         "templates": None,
         "vocabulary": None,
         "similar_by": None,
+        "null": None,
     }
 
 

@@ -95,6 +95,9 @@ WRONG_QUESTIONS: dict[str, tuple[list[str], list[str]]] = {
     "none nearest": (["--target", TARGET, "--nearest", "0", "--vocabulary", "aviary"], ["contrasts=0"]),
     "too many nearest": (["--target", TARGET, "--nearest", "9999", "--vocabulary", "aviary"], ["contrasts=9999"]),
     "unknown vocabulary": (["--target", TARGET, "--nearest", "2", "--vocabulary", "fish"], ["'fish'", "aviary"]),
+    "unknown null": ([*QUESTION, "--null", "fish"], ["'fish'", "everyday"]),
+    "a null of unknown words": ([*QUESTION, "--null", "everyday"], ["'everyday'", "needs 19"]),
+    "a CLIP's classes as null": ([*QUESTION, "--null", "classes"], ["for classifiers", "'traits'"]),
     "unknown templates": ([*QUESTION, "--templates", "fish"], ["'fish'", "templates-general"]),
     "a vocabulary as templates": ([*QUESTION, "--templates", "aviary"], ["where the concept goes"]),
 }

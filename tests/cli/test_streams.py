@@ -100,6 +100,7 @@ EMPTY = [
     ["explain", "bird.jpg", *QUESTION, "--classes", ""],
     ["explain", "bird.jpg", *QUESTION, "--templates", ""],
     ["explain", "bird.jpg", *QUESTION, "--background", ""],
+    ["explain", "bird.jpg", *QUESTION, "--null", ""],
     ["explain", ".", "--concepts", ""],
     ["generate", ".", "--output", ""],
     ["generate", "", "--output", "run"],

@@ -50,6 +50,19 @@ def test_the_answer_is_the_explainers_own(bundled: Explainer, named: Any) -> Non
     assert answer.similarities == own.similarities
 
 
+def test_a_map_is_compared_with_a_null_of_the_list(bundled: Explainer, named: Any) -> None:
+    session = ask(None, DEMO, TARGET, CONTRAST, null="aviary", named=named)
+    own = bundled.explain(DEMO, TARGET, [CONTRAST], null="aviary")
+    assert session.answers[0].p_value == own.p_value
+    assert own.significance is not None
+    assert own.significance.summary in results.html(session)
+    assert (results.picture(session) != results.picture(ask(session, DEMO, TARGET, CONTRAST, named=named))).any()
+    two = ask(session, DEMO, TARGET, CONTRAST, second=DEMO, null="aviary", named=named)
+    assert results.html(two).count("p-value") == 2
+    with pytest.raises(InputError, match="everyday"):
+        ask(session, DEMO, TARGET, CONTRAST, null="prompts/aviary.txt", named=named)
+
+
 def test_an_image_is_encoded_once_for_all_its_questions(named: Any, tmp_path: Path) -> None:
     first = ask(None, DEMO, TARGET, CONTRAST, named=named)
     again = ask(first, DEMO, CONTRAST, OTHER, gamma=1, method="gradcam", named=named)
