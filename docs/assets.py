@@ -71,7 +71,7 @@ MEASURED: dict[str, list[list[str]]] = {
     "batch": [["bench", "--model", "ViT-B-16", "--pretrained", "random", "--batch", "16"]],
     "towers": [["bench", "--model", name, "--pretrained", "random"] for name in TOWERS],
     "bench-methods": [["bench", "--methods", "all"]],
-    "evaluate": [[*_AVIARY, "--questions", "500", "--method", "hirescam"]],
+    "evaluate": [[*_AVIARY, "--questions", "500", "--method", "hirescam", "--no-causal"]],
     "siblings": [[*_AVIARY, "--questions", "500", "--method", "hirescam", "--no-causal", "--siblings", *_CONTRASTED]],
     "ranking": [
         [*_RANKED, "--questions", "200", *(part for name in FAST for part in ("--method", name))],
