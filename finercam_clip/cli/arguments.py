@@ -65,7 +65,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--classes", help="the head's class names: a text file, or a folder of folders")
 
 
-def add_labels_argument(parser: argparse._ActionsContainer, rule: str = "") -> None:
+def add_labels_argument(parser: argparse.ArgumentParser, rule: str = "") -> None:
     """Adds the label map of a data set, with what else holds for it."""
     parser.add_argument(
         "--labels",

@@ -65,7 +65,8 @@ def add_commands(add_command: AddCommand) -> None:
     real.add_argument("--truth", type=Path, help="COCO's JSON, a folder of masks, a CSV of points (default: beside it)")
     real.add_argument("--about", help="each image's own 'class', or the 'prediction' of the model (class)")
     add_labels_argument(
-        real, "; a class that it does not mention keeps its name, and classes that the model does not know are left out"
+        command,
+        "; a class that it does not mention keeps its name, and classes that the model does not know are left out",
     )
     real.add_argument(
         "--figures",
