@@ -168,12 +168,31 @@ def rank(values: list[float], first: int, among: Iterable[bool]) -> float | None
 
 
 def ranks_of(
-    record: Record, name: str, *, far: bool = False, similar: bool | None = None, lead: float = 0
+    record: Record,
+    name: str,
+    *,
+    far: bool = False,
+    similar: bool = False,
+    lead: float = 0.0,
+    part: str = "",
+    other_than: str = "",
 ) -> list[float]:
-    """The ranks of the differing part over the pairs of one photograph."""
+    """The ranks of the differing part over the pairs of one photograph.
+
+    Args:
+        record: The photograph.
+        name: Which heat.
+        far: Only against parts that are two cells away at least.
+        similar: Only pairs with one of the three classes that are most similar by logits.
+        lead: Only pairs whose differing part leads by so much.
+        part: Only pairs that differ in this part.
+        other_than: Only pairs that differ in another part.
+    """
     ranks = []
     for pair in record["pairs"]:
-        if pair["lead"] < lead or (similar is not None and pair["similar"] != similar):
+        if pair["lead"] < lead or (similar and not pair["similar"]):
+            continue
+        if pair["part"] == other_than or (part and pair["part"] != part):
             continue
         among = pair["far"] if far else [True] * len(pair["parts"])
         own = rank(pair["heats"][name], pair["parts"].index(pair["part"]), among)
