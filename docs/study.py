@@ -76,6 +76,8 @@ class Cell:
 
 
 _WHERE = ("place", "difference", "causes")
+_WEIGHTS = (("similar_by", "concepts"),)
+_REPRODUCTION = (("fills", ("black",)), ("scaling", "min-max"), ("upsampling", "bilinear"))
 _OTHER_FILLS = (("fills", ("black", "blur")),)
 
 
@@ -85,16 +87,20 @@ def cells() -> Iterator[Cell]:
         yield Cell(f"grid {model}", model, 200, BOTH, GAMMAS, ("drop", "place", "overlap"))
         yield Cell(f"where {model}", model, 300, BOTH, (0.6, 1.0), ("place", "difference"))
     for model in ("inat-birds", "lite0"):
-        yield Cell(f"fills {model}", model, 100, *PAPER, ("drop", "place", "controls"), protocol=_OTHER_FILLS)
-        yield Cell(f"448 {model}", model, 50, *PAPER, ("drop", "place", "difference"), size=448)
-        yield Cell(f"448 rectified {model}", model, 50, *RECTIFIED, ("drop", "place", "difference"), size=448)
+        yield Cell(f"fills {model}", model, 60, *PAPER, ("drop", "place", "controls"), protocol=_OTHER_FILLS)
+        yield Cell(f"448 {model}", model, 30, *PAPER, ("drop", "place", "difference"), size=448)
+        yield Cell(f"448 rectified {model}", model, 30, *RECTIFIED, ("drop", "place", "difference"), size=448)
     for model in ("inat-birds", "lite0"):
-        yield Cell(f"methods {model}", model, 40, *PAPER, ("drop", "place", "difference"), FAST)
-        yield Cell(f"methods rectified {model}", model, 40, *RECTIFIED, ("drop", "place", "difference"), FAST)
-        yield Cell(f"fills rectified {model}", model, 100, *RECTIFIED, protocol=_OTHER_FILLS)
+        yield Cell(f"methods {model}", model, 24, *PAPER, ("drop", "place", "difference"), FAST)
+        yield Cell(f"methods rectified {model}", model, 24, *RECTIFIED, ("drop", "place", "difference"), FAST)
+        yield Cell(f"fills rectified {model}", model, 60, *RECTIFIED, protocol=_OTHER_FILLS)
     mean = ("fills", ("mean",))
     yield Cell("occlusion inat-birds", "inat-birds", 30, *PAPER, ("drop", *_WHERE), ("occlusion",))
-    yield Cell("weights inat-birds", "inat-birds", 80, *PAPER, changes=(("similar_by", "concepts"),))
+    yield Cell("weights inat-birds", "inat-birds", 80, *PAPER, changes=_WEIGHTS)
+    for model in ("inat-birds", "lite0"):
+        yield Cell(
+            f"reproduction {model}", model, 60, *PAPER, ("drop", "place"), protocol=_REPRODUCTION, changes=_WEIGHTS
+        )
     yield Cell(
         "nearest inat-birds", "inat-birds", 80, *PAPER, ("drop", "place"), protocol=(mean, ("upsampling", "nearest"))
     )
@@ -108,7 +114,7 @@ def cells() -> Iterator[Cell]:
     yield Cell("scorecam inat-birds", "inat-birds", 4, *PAPER, ("drop", *_WHERE), ("scorecam",))
 
 
-PARTS = [("inat-birds", 224, 150), ("lite0", 224, 150), ("inat-birds", 448, 40), ("lite0", 448, 40)]
+PARTS = [("inat-birds", 224, 110), ("lite0", 224, 110), ("inat-birds", 448, 20)]
 
 
 # --------------------------------------------------------------------------------------------------------------- models

@@ -63,7 +63,7 @@ def record_of(asked: Asked, item: Item) -> Record:
     place = Place.of(asked.truth, item.name, shape, Protocol().radius)
     own = str(item.target)
     record: Record = {"image": item.name, "target": own, "pairs": []}
-    pairs = _pairs(asked.truth, place.parts, own, list(asked.classes.target_of))
+    pairs = pairs_of(asked.truth, place.parts, own, list(asked.classes.target_of))
     if not pairs:
         return record
     parts = {part: place.parts[part] for part in pairs[0][1]}
@@ -108,7 +108,7 @@ def record_of(asked: Asked, item: Item) -> Record:
     return record
 
 
-def _pairs(truth: Truth, parts: Parts, own: str, classes: list[str]) -> list[Pair]:
+def pairs_of(truth: Truth, parts: Parts, own: str, classes: list[str]) -> list[Pair]:
     """For each visible part the classes that differ from one in it most of all parts, and by the largest lead.
 
     Without a share for each part nearly all would be about the beak, which has most attributes.

@@ -20,6 +20,7 @@ FIGURES = Path(__file__).parent / "figures" / "study.json"
 PAGE = Path(__file__).parent / "real-photographs.md"
 MODELS = {"inat-birds": "inat-birds", "lite0": "EfficientNet-Lite0"}
 KEPT = ("RD@", "energy in discs", "peak to nearest part", "differing part: rank", "causal rank", "overlap")
+PLACE = {"energy in discs", "peak to nearest part", "differing part: rank"}
 PLAIN, DEFAULT, COMPARE = "baseline", "finer-default", "finer-compare"
 
 Kept = dict[str, Any]
@@ -35,6 +36,10 @@ def gather(output: Path) -> None:
         result = json.loads(path.read_text(encoding="utf-8"))
         rows = [_row(row) for row in result["rows"] if row["figure"].startswith(KEPT)]
         cells[path.parent.name] = {"images": result["images"], "chances": result["chances"], "rows": rows}
+    for model in MODELS:
+        cells[f"place {model}"] = _together(
+            [output / f"{name} {model}" / "records.jsonl" for name in ("grid", "where")]
+        )
     parts = {}
     for path in sorted(output.glob("parts *.jsonl")):
         records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
@@ -46,6 +51,29 @@ def gather(output: Path) -> None:
 def _row(row: Kept) -> list[Any]:
     names = [row[name] for name in ("figure", "method", "objective", "gamma", "mode", "images")]
     return [*names, *(round(row[name], 4) for name in ("value", "low", "high"))]
+
+
+def _together(paths: list[Path]) -> Kept:
+    """Where the maps are hot, of the photographs of several cells."""
+    records = {}
+    for path in paths:
+        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+            record = json.loads(line)
+            records[record["image"]] = record
+    columns: dict[tuple[str, str], dict[str, float]] = {}
+    for image, record in records.items():
+        for key, figures in record["figures"].items():
+            for figure in PLACE & figures.keys():
+                columns.setdefault((figure, key), {})[image] = figures[figure]
+    rows = []
+    for (figure, key), values in sorted(columns.items()):
+        method, mode, objective, gamma = key.split("|")
+        base = columns[figure, f"{method}|{PLAIN}|similarity|0"]
+        for name, own in ((mode, values), (_gain(mode), {i: v - base[i] for i, v in values.items() if i in base})):
+            if name != _gain(PLAIN):
+                value = bootstrap(mean, np.array(list(own.values())))
+                rows.append([figure, method, objective, float(gamma), name, len(own), *(round(v, 4) for v in value)])
+    return {"images": len(records), "chances": {}, "rows": rows}
 
 
 def _lines(kept: Kept) -> str:
@@ -132,14 +160,18 @@ def drops(study: Study) -> str:
     for model, called in MODELS.items():
         cell = f"grid {model}"
         own = [study.shown(cell, f"RD@{share} mean, all", PLAIN) for share in (5, 10)]
-        place = study.shown(cell, "energy in discs", PLAIN)
+        place = study.shown(f"place {model}", "energy in discs", PLAIN)
         lines.append([called, "plain", "", "", own[0], own[1], place])
         for mode in (DEFAULT, COMPARE):
             for objective in ("finer", "finer-rectified"):
                 for gamma in (0.3, 0.6, 0.8, 1.0):
-                    figures = ("RD@5 mean, all", "RD@10 mean, all", "energy in discs")
                     gains = [
-                        study.shown(cell, figure, _gain(mode), objective, gamma, signed=True) for figure in figures
+                        study.shown(where, figure, _gain(mode), objective, gamma, signed=True)
+                        for where, figure in (
+                            (cell, "RD@5 mean, all"),
+                            (cell, "RD@10 mean, all"),
+                            (f"place {model}", "energy in discs"),
+                        )
                     ]
                     lines.append([called, mode, objective, f"{gamma:g}", *gains])
     header = ["model", "mode", "objective", "gamma", "RD@5", "RD@10", "energy in discs"]
@@ -160,6 +192,7 @@ def _variants(model: str) -> Iterator[tuple[str, str, str, str, str, float]]:
     yield ("rectified, gamma 1, fill: black", f"fills rectified {model}", "RD@5 black, all", DEFAULT, "", 1.0)
     yield ("rectified, gamma 1, fill: blur", f"fills rectified {model}", "RD@5 blur, all", DEFAULT, "", 1.0)
     yield ("most similar by weights, not by logits", f"weights {model}", *base)
+    yield ("black, by weights, lowest to highest, bilinear", f"reproduction {model}", "RD@5 black, all", *base[1:])
     yield ("pixels between cells: nearest", f"nearest {model}", *base)
     yield ("pixels between cells: bilinear", f"bilinear {model}", *base)
     yield ("maps from lowest to highest value", f"min-max {model}", *base)
@@ -183,6 +216,28 @@ def choices(study: Study) -> str:
         *(part for called in MODELS.values() for part in ("images", f"{called}: plain", "Finer - plain")),
     ]
     return markdown(header, lines.values(), numbers=6)
+
+
+def places(study: Study) -> str:
+    """The share of the heat in the discs about parts, by the choices that can move it."""
+    lines = []
+    for model, called in MODELS.items():
+        for name, cell, mode, objective, gamma in (
+            ("base", f"place {model}", DEFAULT, "finer", 0.6),
+            ("gamma 1", f"place {model}", DEFAULT, "finer", 1.0),
+            ("rectified, gamma 1", f"place {model}", DEFAULT, "finer-rectified", 1.0),
+            ("the most similar class only, gamma 1", f"place {model}", COMPARE, "finer", 1.0),
+            ("maps from lowest to highest value", f"min-max {model}", DEFAULT, "finer", 0.6),
+            ("pixels between cells: nearest", f"nearest {model}", DEFAULT, "finer", 0.6),
+            ("pixels between cells: bilinear", f"bilinear {model}", DEFAULT, "finer", 0.6),
+            ("input of 448 pixels", f"448 {model}", DEFAULT, "finer", 0.6),
+            ("input of 448 pixels, rectified, gamma 1", f"448 rectified {model}", DEFAULT, "finer-rectified", 1.0),
+        ):
+            plain = study.value(cell, "energy in discs", PLAIN)
+            if plain is not None:
+                gain = study.shown(cell, "energy in discs", _gain(mode), objective, gamma, signed=True)
+                lines.append([called, name, str(plain[0]), interval(plain[1]), gain])
+    return markdown(["model", "choice", "images", "plain", "Finer - plain"], lines, numbers=3)
 
 
 def methods(study: Study) -> str:
@@ -270,6 +325,7 @@ def aviary(study: Study) -> str:
 TABLES: dict[str, Callable[[Study], str]] = {
     "study-drops": drops,
     "study-choices": choices,
+    "study-places": places,
     "study-methods": methods,
     "study-controls": controls,
     "study-ranks": ranks,

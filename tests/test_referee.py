@@ -291,6 +291,24 @@ def test_a_classifier_that_does_not_know_the_classes_says_what_to_do(photos: Exp
     assert evaluate(photos, drawn, truth=Truth(), protocol=asked).images == 1
 
 
+@pytest.mark.usefixtures("bundled_once")
+def test_labels_rename_what_they_mention_and_another_map_is_another_evaluation(
+    birds: Path, drawn: DataSet, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path, output = tmp_path / "labels.csv", tmp_path / "run"
+    path.write_text(f"dataset,classifier\n{drawn.classes[0]},a bird with a hooked beak\n")
+    words = ["evaluate", str(birds), "--split", "train", "--figures", "overlap", "--output", str(output)]
+    assert main([*words, "--labels", str(path)]) == 0
+    targets = {json.loads(line)["target"] for line in (output / "records.jsonl").read_text().splitlines()}
+    assert targets == {"a bird with a hooked beak", *(name.replace("_", " ") for name in drawn.classes[1:])}
+    capsys.readouterr()
+    assert main(words) == 2
+    assert "asked differ" in capsys.readouterr().err
+    path.write_text(f"{drawn.classes[0]},a bird with a hooked beak\n{drawn.classes[0]},a bird with a red tail\n")
+    assert main([*words, "--labels", str(path)]) == 2
+    assert "is there twice" in capsys.readouterr().err
+
+
 def test_a_data_set_of_one_class_has_no_contrast(tiny: Explainer, drawn: DataSet) -> None:
     with pytest.raises(InputError, match="1 class"):
         evaluate(tiny, replace(drawn, classes=drawn.classes[:1]), truth=Truth())
