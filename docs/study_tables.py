@@ -161,7 +161,8 @@ def drops(study: Study) -> str:
         cell = f"grid {model}"
         own = [study.shown(cell, f"RD@{share} mean, all", PLAIN) for share in (5, 10)]
         place = study.shown(f"place {model}", "energy in discs", PLAIN)
-        lines.append([called, "plain", "", "", own[0], own[1], place])
+        same = study.shown(cell, "overlap of two classes", PLAIN)
+        lines.append([called, "plain", "", "", *own, place, same])
         for mode in (DEFAULT, COMPARE):
             for objective in ("finer", "finer-rectified"):
                 for gamma in (0.3, 0.6, 0.8, 1.0):
@@ -171,11 +172,12 @@ def drops(study: Study) -> str:
                             (cell, "RD@5 mean, all"),
                             (cell, "RD@10 mean, all"),
                             (f"place {model}", "energy in discs"),
+                            (cell, "overlap of two classes"),
                         )
                     ]
                     lines.append([called, mode, objective, f"{gamma:g}", *gains])
-    header = ["model", "mode", "objective", "gamma", "RD@5", "RD@10", "energy in discs"]
-    return markdown(header, lines, numbers=4)
+    header = ["model", "mode", "objective", "gamma", "RD@5", "RD@10", "energy in discs", "overlap of two classes"]
+    return markdown(header, lines, numbers=5)
 
 
 def _variants(model: str) -> Iterator[tuple[str, str, str, str, str, float]]:
@@ -194,7 +196,6 @@ def _variants(model: str) -> Iterator[tuple[str, str, str, str, str, float]]:
     yield ("most similar by weights, not by logits", f"weights {model}", *base)
     yield ("black, by weights, lowest to highest, bilinear", f"reproduction {model}", "RD@5 black, all", *base[1:])
     yield ("pixels between cells: nearest", f"nearest {model}", *base)
-    yield ("pixels between cells: bilinear", f"bilinear {model}", *base)
     yield ("maps from lowest to highest value", f"min-max {model}", *base)
     yield ("input of 448 pixels", f"448 {model}", *base)
     yield ("input of 448 pixels, rectified, gamma 1", f"448 rectified {model}", *base[:2], "finer-rectified", 1.0)
@@ -229,7 +230,6 @@ def places(study: Study) -> str:
             ("the most similar class only, gamma 1", f"place {model}", COMPARE, "finer", 1.0),
             ("maps from lowest to highest value", f"min-max {model}", DEFAULT, "finer", 0.6),
             ("pixels between cells: nearest", f"nearest {model}", DEFAULT, "finer", 0.6),
-            ("pixels between cells: bilinear", f"bilinear {model}", DEFAULT, "finer", 0.6),
             ("input of 448 pixels", f"448 {model}", DEFAULT, "finer", 0.6),
             ("input of 448 pixels, rectified, gamma 1", f"448 rectified {model}", DEFAULT, "finer-rectified", 1.0),
         ):
@@ -282,6 +282,7 @@ def controls(study: Study) -> str:
     return markdown(["model", "map", "RD@5", "energy in discs"], lines, numbers=2)
 
 
+KINDS = ("rank, beak", "rank, other than beak", "rank, far")
 RANKED = {
     "plain": "plain map",
     "finer": "Finer, gamma 1",
@@ -293,20 +294,40 @@ RANKED = {
 
 
 def ranks(study: Study) -> str:
-    """Where the part that differs stands among the visible ones."""
+    """Where the part that differs stands among the visible ones, and whether heat and the model agree."""
     lines = []
     for cell, kept in study.kept["parts"].items():
-        figures = kept["figures"]
+        model, size = cell.rsplit(" ", 1)
         for name, called in RANKED.items():
-            columns = [
-                f"{kind}|{name}" for kind in ("rank", "rank, beak", "rank, other than beak", "rank, far", "lift")
+            figures = {c: kept["figures"].get(f"{c}|{name}") for c in ("rank", *KINDS, "lift", "with masking")}
+            if name in ("masking", "the grid's best"):
+                figures["with masking"] = None
+            cells = [
+                "" if value is None else interval(tuple(value[1:]), signed=c == "lift" and name != "plain")
+                for c, value in figures.items()
             ]
-            shown = [
-                interval(tuple(figures[c][1:]), signed=c.startswith("lift")) if c in figures else "" for c in columns
-            ]
-            lines.append([cell, called, *shown])
-    header = ["model, pixels", "heat", "rank", "beak", "other parts", "far parts only", "lift"]
-    return markdown(header, lines, numbers=5)
+            if name == "plain":
+                cells[-2] = "0"
+            lines.append([f"{MODELS[model]}, {size}", called, str(kept["photographs"]), *cells])
+    for mode, called in ((PLAIN, "occlusion, plain"), (COMPARE, "occlusion, gamma 0.6")):
+        cell = "occlusion inat-birds"
+        found = study.value(cell, "differing part: rank", mode)
+        if found is not None:
+            agreement = study.shown(cell, "causal rank", mode)
+            blank = ["", "", "", ""]
+            lines.append(["inat-birds, 224", called, str(found[0]), interval(found[1]), *blank, agreement])
+    header = [
+        "model, pixels",
+        "heat",
+        "images",
+        "rank",
+        "beak",
+        "other parts",
+        "far parts",
+        "lift",
+        "agrees with masking",
+    ]
+    return markdown(header, lines, numbers=7)
 
 
 def aviary(study: Study) -> str:
