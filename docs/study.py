@@ -88,8 +88,9 @@ def cells() -> Iterator[Cell]:
         yield Cell(f"where {model}", model, 300, BOTH, (0.6, 1.0), ("place", "difference"))
     for model in ("inat-birds", "lite0"):
         yield Cell(f"fills {model}", model, 60, *PAPER, ("drop", "place", "controls"), protocol=_OTHER_FILLS)
-        yield Cell(f"448 {model}", model, 30, *PAPER, ("drop", "place", "difference"), size=448)
-        yield Cell(f"448 rectified {model}", model, 30, *RECTIFIED, ("drop", "place", "difference"), size=448)
+        yield Cell(f"mean {model}", model, 60, *PAPER)
+        yield Cell(f"448 where {model}", model, 100, BOTH, (0.6, 1.0), ("place", "difference"), size=448)
+        yield Cell(f"448 {model}", model, 30, *PAPER, size=448)
     for model in ("inat-birds", "lite0"):
         yield Cell(f"methods {model}", model, 24, *PAPER, ("drop", "place", "difference"), FAST)
         yield Cell(f"methods rectified {model}", model, 24, *RECTIFIED, ("drop", "place", "difference"), FAST)
@@ -111,7 +112,7 @@ def cells() -> Iterator[Cell]:
     yield Cell("scorecam inat-birds", "inat-birds", 4, *PAPER, ("drop", *_WHERE), ("scorecam",))
 
 
-PARTS = [("inat-birds", 224, 110), ("lite0", 224, 75), ("inat-birds", 448, 20)]
+PARTS = [("inat-birds", 224, 110), ("lite0", 224, 60), ("inat-birds", 448, 20)]
 
 
 # --------------------------------------------------------------------------------------------------------------- models

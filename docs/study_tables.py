@@ -189,6 +189,7 @@ def _variants(model: str) -> Iterator[tuple[str, str, str, str, str, float]]:
     yield ("rectified, gamma 1", f"grid {model}", *base[:2], "finer-rectified", 1.0)
     yield ("10 % masked", f"grid {model}", "RD@10 mean, all", *base[1:])
     yield ("softmax over target and contrast", f"grid {model}", "RD@5 mean, pair", *base[1:])
+    yield ("fill: mean, the photographs of the next two", f"mean {model}", *base)
     yield ("fill: black", f"fills {model}", "RD@5 black, all", *base[1:])
     yield ("fill: blur", f"fills {model}", "RD@5 blur, all", *base[1:])
     yield ("rectified, gamma 1, fill: black", f"fills rectified {model}", "RD@5 black, all", DEFAULT, "", 1.0)
@@ -198,7 +199,6 @@ def _variants(model: str) -> Iterator[tuple[str, str, str, str, str, float]]:
     yield ("pixels between cells: nearest", f"nearest {model}", *base)
     yield ("maps from lowest to highest value", f"min-max {model}", *base)
     yield ("input of 448 pixels", f"448 {model}", *base)
-    yield ("input of 448 pixels, rectified, gamma 1", f"448 rectified {model}", *base[:2], "finer-rectified", 1.0)
 
 
 def choices(study: Study) -> str:
@@ -230,8 +230,8 @@ def places(study: Study) -> str:
             ("the most similar class only, gamma 1", f"place {model}", COMPARE, "finer", 1.0),
             ("maps from lowest to highest value", f"min-max {model}", DEFAULT, "finer", 0.6),
             ("pixels between cells: nearest", f"nearest {model}", DEFAULT, "finer", 0.6),
-            ("input of 448 pixels", f"448 {model}", DEFAULT, "finer", 0.6),
-            ("input of 448 pixels, rectified, gamma 1", f"448 rectified {model}", DEFAULT, "finer-rectified", 1.0),
+            ("input of 448 pixels", f"448 where {model}", DEFAULT, "finer", 0.6),
+            ("input of 448 pixels, rectified, gamma 1", f"448 where {model}", DEFAULT, "finer-rectified", 1.0),
         ):
             plain = study.value(cell, "energy in discs", PLAIN)
             if plain is not None:
@@ -267,7 +267,7 @@ def controls(study: Study) -> str:
     """What a map must be better than."""
     lines = []
     for model, called in MODELS.items():
-        cell, grid = f"fills {model}", f"grid {model}"
+        cell, grid = f"fills {model}", f"mean {model}"
         for what, name in (("centre", "centre"), ("saliency", "saliency"), ("random weights", "random weights")):
             drop, place = (study.shown(cell, figure, name) for figure in ("RD@5 mean, all", "energy in discs"))
             lines.append([called, what, drop, place])
