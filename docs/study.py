@@ -13,9 +13,9 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -128,108 +128,97 @@ def inat_birds(data: Path) -> Explainer:
     return finercam_clip.wrap(model, classes=data / "inat-birds" / "classes.txt", name="inat-birds")
 
 
-@dataclass(frozen=True)
-class Bench:
-    """Data, models and results.
+@cache
+def birds(data: Path) -> tuple[DataSet, Truth]:
+    """The photographs of the official test split, and what is known about all of them."""
+    dataset = open_dataset(data / "cub-crops")
+    return dataset.split("test"), find_truth(dataset)
 
-    Attributes:
-        data: The folder of photographs and of the classifier.
-        output: The folder of what was measured.
-    """
 
-    data: Path
-    output: Path
+@cache
+def model_of(name: str, size: int, data: Path, output: Path) -> tuple[Explainer, dict[str, str] | None]:
+    """A model, and what it calls the classes of the photographs."""
+    if name == "inat-birds":
+        with (data / "cub-crops" / "inat_names.csv").open(encoding="utf-8", newline="") as file:
+            return inat_birds(data), {row["cub"]: row["inat"] for row in csv.DictReader(file)}
+    head = output / f"cub-{size}.safetensors"
+    if not head.exists():
+        fit("photos", data / "cub-crops", head, image_size=size)
+    return finercam_clip.load_classifier(head=head), None
 
-    @lru_cache  # noqa: B019 - one bench per run
-    def birds(self) -> tuple[DataSet, Truth]:
-        """The photographs of the official test split, and what is known about all of them."""
-        dataset = open_dataset(self.data / "cub-crops")
-        return dataset.split("test"), find_truth(dataset)
 
-    @lru_cache  # noqa: B019
-    def model(self, name: str, size: int) -> tuple[Explainer, dict[str, str] | None]:
-        """A model, and what it calls the classes of the photographs."""
-        if name == "inat-birds":
-            with (self.data / "cub-crops" / "inat_names.csv").open(encoding="utf-8", newline="") as file:
-                return inat_birds(self.data), {row["cub"]: row["inat"] for row in csv.DictReader(file)}
-        head = self.output / f"cub-{size}.safetensors"
-        if not head.exists():
-            fit("photos", self.data / "cub-crops", head, image_size=size, seed=SEED)
-        return finercam_clip.load_classifier(head=head), None
+# -------------------------------------------------------------------------------------------------------------- measure
 
-    def measure(self, cell: Cell) -> None:
-        """One cell. What is there already is not computed again."""
-        explainer, labels = self.model(cell.model, cell.size)
-        photographs, truth = self.birds()
-        protocol = Protocol(groups=cell.groups, seed=SEED, limit=cell.images, **dict(cell.protocol))
-        watch = Stopwatch()
-        evaluate(
-            explainer,
-            photographs,
-            methods=cell.methods,
-            objectives=cell.objectives,
-            gammas=cell.gammas,
-            protocol=protocol,
-            truth=truth,
-            labels=labels,
-            output=self.output / cell.name,
-            watch=watch,
-            image_size=cell.size,
-            **dict(cell.changes),
+
+def measure(cell: Cell, data: Path, output: Path) -> None:
+    """One cell. What is there already is not computed again."""
+    explainer, labels = model_of(cell.model, cell.size, data, output)
+    photographs, truth = birds(data)
+    watch = Stopwatch()
+    evaluate(
+        explainer,
+        photographs,
+        methods=cell.methods,
+        objectives=cell.objectives,
+        gammas=cell.gammas,
+        protocol=Protocol(groups=cell.groups, seed=SEED, limit=cell.images, **dict(cell.protocol)),
+        truth=truth,
+        labels=labels,
+        output=output / cell.name,
+        watch=watch,
+        image_size=cell.size,
+        **dict(cell.changes),
+    )
+    print(f"{cell.name}: {watch.line()}", flush=True)
+
+
+def measure_parts(model: str, size: int, images: int, data: Path, output: Path) -> None:
+    """All clear pairs of each photograph, a line per photograph."""
+    explainer, labels = model_of(model, size, data, output)
+    photographs, truth = birds(data)
+    classes = classes_of(explainer, photographs, Options(image_size=size), Protocol(), labels)
+    known = [item for item in photographs.items if item.target in classes.target_of]
+    generator = torch.Generator().manual_seed(SEED)
+    drawn = [known[i] for i in torch.randperm(len(known), generator=generator)[:images].tolist()]
+    path = output / f"parts {model} {size}.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    asked = study_parts.Asked(explainer, photographs, truth, classes, LINEAR[0], size)
+    for item in progress.each(drawn[len(lines) :], "parts"):
+        lines.append(json.dumps(study_parts.record_of(asked, item)))
+        write_whole(path, "".join(f"{line}\n" for line in lines).encode())
+    print(f"parts {model} {size}: {len(lines)} photographs", flush=True)
+
+
+def measure_aviary(output: Path) -> None:
+    """Drawn birds, where the truth is known to the pixel: 100 questions of each kind."""
+    for gamma in GAMMAS:
+        path = output / f"aviary {gamma:g}.json"
+        if path.exists():
+            continue
+        rows = benchmark.evaluate(
+            finercam_clip.load(),
+            kinds=KINDS,
+            methods=LINEAR,
+            objectives=("similarity", *BOTH),
+            gamma=gamma,
+            questions=100,
+            seed=SEED * 10_000,
+            causal=False,
         )
-        print(f"{cell.name}: {watch.line()}", flush=True)
-
-    def measure_parts(self, model: str, size: int, images: int) -> None:
-        """All clear pairs of each photograph, a line per photograph."""
-        explainer, labels = self.model(model, size)
-        photographs, truth = self.birds()
-        protocol = Protocol(seed=SEED)
-        classes = classes_of(explainer, photographs, Options(image_size=size), protocol, labels)
-        known = [item for item in photographs.items if item.target in classes.target_of]
-        generator = torch.Generator().manual_seed(SEED)
-        drawn = [known[i] for i in torch.randperm(len(known), generator=generator)[:images].tolist()]
-        path = self.output / f"parts {model} {size}.jsonl"
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        asked = study_parts.Asked(explainer, photographs, truth, classes, LINEAR[0], size)
-        for item in progress.each(drawn[len(lines) :], "parts"):
-            lines.append(json.dumps(study_parts.record_of(asked, item)))
-            write_whole(path, "".join(f"{line}\n" for line in lines).encode())
-        print(f"parts {model} {size}: {len(lines)} photographs", flush=True)
-
-    def measure_aviary(self) -> None:
-        """Drawn birds, where the truth is known to the pixel: 100 questions of each kind."""
-        for gamma in GAMMAS:
-            path = self.output / f"aviary {gamma:g}.json"
-            if path.exists():
-                continue
-            rows = benchmark.evaluate(
-                finercam_clip.load(),
-                kinds=KINDS,
-                methods=LINEAR,
-                objectives=("similarity", *BOTH),
-                gamma=gamma,
-                questions=100,
-                seed=SEED * 10_000,
-                causal=False,
-            )
-            write_whole(path, json.dumps([vars(row) for row in rows]).encode())
-            print(f"aviary {gamma:g}", flush=True)
+        write_whole(path, json.dumps([vars(row) for row in rows]).encode())
+        print(f"aviary {gamma:g}", flush=True)
 
 
-def steps(bench: Bench) -> Iterator[tuple[str, Any]]:
+def steps(data: Path, output: Path) -> Iterator[tuple[str, Callable[[], None]]]:
     """Name and work of everything, the most important first."""
     every = list(cells())
     for cell in every[:4]:
-        yield cell.name, lambda cell=cell: bench.measure(cell)
-    for parts in PARTS[:2]:
-        yield f"parts {parts[0]} {parts[1]}", lambda parts=parts: bench.measure_parts(*parts)
-    yield "aviary", bench.measure_aviary
-    for cell in every[4:-2]:
-        yield cell.name, lambda cell=cell: bench.measure(cell)
-    for parts in PARTS[2:]:
-        yield f"parts {parts[0]} {parts[1]}", lambda parts=parts: bench.measure_parts(*parts)
-    for cell in every[-2:]:
-        yield cell.name, lambda cell=cell: bench.measure(cell)
+        yield cell.name, partial(measure, cell, data, output)
+    for parts in PARTS:
+        yield f"parts {parts[0]} {parts[1]}", partial(measure_parts, *parts, data, output)
+    yield "aviary", partial(measure_aviary, output)
+    for cell in every[4:]:
+        yield cell.name, partial(measure, cell, data, output)
 
 
 def main() -> None:
@@ -244,8 +233,7 @@ def main() -> None:
         study_tables.fill_page()
         return
     make_folder(arguments.output)
-    bench = Bench(arguments.data, arguments.output)
-    for name, work in steps(bench):
+    for name, work in steps(arguments.data, arguments.output):
         if not arguments.only or any(part in name for part in arguments.only):
             work()
     study_tables.gather(arguments.output)

@@ -26,7 +26,7 @@ def test_the_tables_are_those_of_the_figures_that_are_kept() -> None:
 
 
 def test_no_two_cells_share_a_folder() -> None:
-    names = [name for name, _ in study.steps(study.Bench(Path("data"), Path("run")))]
+    names = [name for name, _ in study.steps(Path("data"), Path("run"))]
     assert len(names) == len(set(names))
 
 
