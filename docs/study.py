@@ -87,15 +87,17 @@ def cells() -> Iterator[Cell]:
         yield Cell(f"grid {model}", model, 200, BOTH, GAMMAS, ("drop", "place", "overlap"))
         yield Cell(f"where {model}", model, 300, BOTH, (0.6, 1.0), ("place", "difference"))
     for model in ("inat-birds", "lite0"):
+        yield Cell(f"more {model}", model, 400, ("finer",), (0.6, 1.0))
         yield Cell(f"fills {model}", model, 60, *PAPER, ("drop", "place", "controls"), protocol=_OTHER_FILLS)
         yield Cell(f"mean {model}", model, 60, *PAPER)
         yield Cell(f"448 where {model}", model, 100, BOTH, (0.6, 1.0), ("place", "difference"), size=448)
         yield Cell(f"448 {model}", model, 30, *PAPER, size=448)
     for model in ("inat-birds", "lite0"):
+        yield Cell(f"beside methods {model}", model, 24, *PAPER, ("drop", "place", "difference"))
         yield Cell(f"methods {model}", model, 24, *PAPER, ("drop", "place", "difference"), FAST)
         yield Cell(f"methods rectified {model}", model, 24, *RECTIFIED, ("drop", "place", "difference"), FAST)
-        yield Cell(f"fills rectified {model}", model, 60, *RECTIFIED, protocol=_OTHER_FILLS)
     mean = ("fills", ("mean",))
+    yield Cell("beside occlusion inat-birds", "inat-birds", 30, *PAPER, ("drop", *_WHERE))
     yield Cell("occlusion inat-birds", "inat-birds", 30, *PAPER, ("drop", *_WHERE), ("occlusion",))
     yield Cell("weights inat-birds", "inat-birds", 80, *PAPER, changes=_WEIGHTS)
     for model in ("inat-birds", "lite0"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,7 +21,14 @@ FIGURES = Path(__file__).parent / "figures" / "study.json"
 PAGE = Path(__file__).parent / "real-photographs.md"
 MODELS = {"inat-birds": "inat-birds", "lite0": "EfficientNet-Lite0"}
 KEPT = ("RD@", "energy in discs", "peak to nearest part", "differing part: rank", "causal rank", "overlap")
-PLACE = {"energy in discs", "peak to nearest part", "differing part: rank"}
+BASE = {
+    "energy in discs",
+    "peak to nearest part",
+    "differing part: rank",
+    "overlap of two classes",
+    *(f"RD@{share} mean, {support}" for share in (5, 10) for support in ("all", "pair")),
+}
+OBJECTIVES = ("finer", "finer-rectified")
 PLAIN, DEFAULT, COMPARE = "baseline", "finer-default", "finer-compare"
 
 Kept = dict[str, Any]
@@ -37,9 +45,8 @@ def gather(output: Path) -> None:
         rows = [_row(row) for row in result["rows"] if row["figure"].startswith(KEPT)]
         cells[path.parent.name] = {"images": result["images"], "chances": result["chances"], "rows": rows}
     for model in MODELS:
-        cells[f"place {model}"] = _together(
-            [output / f"{name} {model}" / "records.jsonl" for name in ("grid", "where")]
-        )
+        names = ("grid", "where", "more", "mean", "beside methods")
+        cells[f"all {model}"] = _together([output / f"{name} {model}" / "records.jsonl" for name in names])
     parts = {}
     for path in sorted(output.glob("parts *.jsonl")):
         records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
@@ -54,17 +61,16 @@ def _row(row: Kept) -> list[Any]:
 
 
 def _together(paths: list[Path]) -> Kept:
-    """Where the maps are hot, of the photographs of several cells."""
-    records = {}
+    """Figures of the base protocol, of the photographs of several cells."""
+    images: set[str] = set()
+    columns: dict[tuple[str, str], dict[str, float]] = {}
     for path in paths:
         for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
             record = json.loads(line)
-            records[record["image"]] = record
-    columns: dict[tuple[str, str], dict[str, float]] = {}
-    for image, record in records.items():
-        for key, figures in record["figures"].items():
-            for figure in PLACE & figures.keys():
-                columns.setdefault((figure, key), {})[image] = figures[figure]
+            images.add(record["image"])
+            for key, figures in record["figures"].items():
+                for figure in BASE & figures.keys():
+                    columns.setdefault((figure, key), {})[record["image"]] = figures[figure]
     rows = []
     for (figure, key), values in sorted(columns.items()):
         method, mode, objective, gamma = key.split("|")
@@ -73,7 +79,7 @@ def _together(paths: list[Path]) -> Kept:
             if name != _gain(PLAIN):
                 value = bootstrap(mean, np.array(list(own.values())))
                 rows.append([figure, method, objective, float(gamma), name, len(own), *(round(v, 4) for v in value)])
-    return {"images": len(records), "chances": {}, "rows": rows}
+    return {"images": len(images), "chances": {}, "rows": rows}
 
 
 def _lines(kept: Kept) -> str:
@@ -137,6 +143,11 @@ class Study:
                 return images, (value[0], value[1], value[2])
         return None
 
+    def images(self, *where: Any) -> str:
+        """How many photographs a figure is of."""
+        found = self.value(*where)
+        return "" if found is None else str(found[0])
+
     def shown(self, *where: Any, signed: bool = False, **more: Any) -> str:
         """A cell of a table."""
         found = self.value(*where, **more)
@@ -156,44 +167,40 @@ def _gain(mode: str) -> str:
 
 def drops(study: Study) -> str:
     """Every objective and gamma of the linear method."""
+    figures = ("RD@5 mean, all", "RD@10 mean, all", "energy in discs", "overlap of two classes")
     lines = []
     for model, called in MODELS.items():
-        cell = f"grid {model}"
-        own = [study.shown(cell, f"RD@{share} mean, all", PLAIN) for share in (5, 10)]
-        place = study.shown(f"place {model}", "energy in discs", PLAIN)
-        same = study.shown(cell, "overlap of two classes", PLAIN)
-        lines.append([called, "plain", "", "", *own, place, same])
-        for mode in (DEFAULT, COMPARE):
-            for objective in ("finer", "finer-rectified"):
-                for gamma in (0.3, 0.6, 0.8, 1.0):
-                    gains = [
-                        study.shown(where, figure, _gain(mode), objective, gamma, signed=True)
-                        for where, figure in (
-                            (cell, "RD@5 mean, all"),
-                            (cell, "RD@10 mean, all"),
-                            (f"place {model}", "energy in discs"),
-                            (cell, "overlap of two classes"),
-                        )
-                    ]
-                    lines.append([called, mode, objective, f"{gamma:g}", *gains])
-    header = ["model", "mode", "objective", "gamma", "RD@5", "RD@10", "energy in discs", "overlap of two classes"]
-    return markdown(header, lines, numbers=5)
+        cell = f"all {model}"
+        lines.append(
+            [
+                called,
+                "plain",
+                "",
+                "",
+                study.images(cell, figures[0], PLAIN),
+                *(study.shown(cell, f, PLAIN) for f in figures),
+            ]
+        )
+        for mode, objective, gamma in itertools.product((DEFAULT, COMPARE), OBJECTIVES, (0.3, 0.6, 0.8, 1.0)):
+            own = (_gain(mode), objective, gamma)
+            gains = [study.shown(cell, figure, *own, signed=True) for figure in figures]
+            lines.append([called, mode, objective, f"{gamma:g}", study.images(cell, figures[0], *own), *gains])
+    header = ["model", "mode", "objective", "gamma", "images", "RD@5", "RD@10", *figures[2:]]
+    return markdown(header, lines, numbers=6)
 
 
 def _variants(model: str) -> Iterator[tuple[str, str, str, str, str, float]]:
     """A choice, its cell, figure, mode, objective and gamma."""
     base = ("RD@5 mean, all", DEFAULT, "finer", 0.6)
-    yield ("base", f"grid {model}", *base)
-    yield ("contrast: the most similar class only", f"grid {model}", base[0], COMPARE, *base[2:])
-    yield ("gamma 1", f"grid {model}", *base[:3], 1.0)
-    yield ("rectified, gamma 1", f"grid {model}", *base[:2], "finer-rectified", 1.0)
-    yield ("10 % masked", f"grid {model}", "RD@10 mean, all", *base[1:])
-    yield ("softmax over target and contrast", f"grid {model}", "RD@5 mean, pair", *base[1:])
+    yield ("base", f"all {model}", *base)
+    yield ("contrast: the most similar class only", f"all {model}", base[0], COMPARE, *base[2:])
+    yield ("gamma 1", f"all {model}", *base[:3], 1.0)
+    yield ("rectified, gamma 1", f"all {model}", *base[:2], "finer-rectified", 1.0)
+    yield ("10 % masked", f"all {model}", "RD@10 mean, all", *base[1:])
+    yield ("softmax over target and contrast", f"all {model}", "RD@5 mean, pair", *base[1:])
     yield ("fill: mean, the photographs of the next two", f"mean {model}", *base)
     yield ("fill: black", f"fills {model}", "RD@5 black, all", *base[1:])
     yield ("fill: blur", f"fills {model}", "RD@5 blur, all", *base[1:])
-    yield ("rectified, gamma 1, fill: black", f"fills rectified {model}", "RD@5 black, all", DEFAULT, "", 1.0)
-    yield ("rectified, gamma 1, fill: blur", f"fills rectified {model}", "RD@5 blur, all", DEFAULT, "", 1.0)
     yield ("most similar by weights, not by logits", f"weights {model}", *base)
     yield ("black, by weights, lowest to highest, bilinear", f"reproduction {model}", "RD@5 black, all", *base[1:])
     yield ("pixels between cells: nearest", f"nearest {model}", *base)
@@ -207,7 +214,7 @@ def choices(study: Study) -> str:
     for model in MODELS:
         for name, cell, figure, mode, objective, gamma in _variants(model):
             plain = study.value(cell, figure, PLAIN)
-            images = "" if plain is None else str(plain[0])
+            images = study.images(cell, figure, _gain(mode), objective, gamma)
             gain = study.shown(cell, figure, _gain(mode), objective, gamma, signed=True)
             lines.setdefault(name, [name]).extend(
                 [images, "" if plain is None else f"{plain[1][0]:.3f}", gain or "not measured"]
@@ -224,10 +231,10 @@ def places(study: Study) -> str:
     lines = []
     for model, called in MODELS.items():
         for name, cell, mode, objective, gamma in (
-            ("base", f"place {model}", DEFAULT, "finer", 0.6),
-            ("gamma 1", f"place {model}", DEFAULT, "finer", 1.0),
-            ("rectified, gamma 1", f"place {model}", DEFAULT, "finer-rectified", 1.0),
-            ("the most similar class only, gamma 1", f"place {model}", COMPARE, "finer", 1.0),
+            ("base", f"all {model}", DEFAULT, "finer", 0.6),
+            ("gamma 1", f"all {model}", DEFAULT, "finer", 1.0),
+            ("rectified, gamma 1", f"all {model}", DEFAULT, "finer-rectified", 1.0),
+            ("the most similar class only, gamma 1", f"all {model}", COMPARE, "finer", 1.0),
             ("maps from lowest to highest value", f"min-max {model}", DEFAULT, "finer", 0.6),
             ("pixels between cells: nearest", f"nearest {model}", DEFAULT, "finer", 0.6),
             ("input of 448 pixels", f"448 where {model}", DEFAULT, "finer", 0.6),
@@ -241,26 +248,29 @@ def places(study: Study) -> str:
 
 
 def methods(study: Study) -> str:
-    """Every method, the paper's formula and the rectified one."""
+    """Every method, and the linear one on the same photographs."""
+    figures = ("RD@5 mean, all", "RD@10 mean, all", "energy in discs")
     lines = []
     for model, called in MODELS.items():
-        for method in ("hirescam", "gradcam++", "layercam", "eigencam", "scorecam", "occlusion", "rise"):
-            cell = {"hirescam": f"grid {model}", "occlusion": f"occlusion {model}", "rise": f"rise {model}"}.get(
-                method, f"scorecam {model}" if method == "scorecam" else f"methods {model}"
-            )
-            rect = f"methods rectified {model}" if cell.startswith("methods") else cell
-            found = study.value(cell, "RD@5 mean, all", PLAIN, method=method)
-            if found is None:
-                continue
-            row = [called, method, str(found[0]), interval(found[1])]
-            gain = _gain(DEFAULT)
-            for where, objective, gamma in ((cell, "finer", 0.6), (rect, "finer-rectified", 1.0)):
-                row.append(study.shown(where, "RD@5 mean, all", gain, objective, gamma, method, signed=True))
-            row.append(study.shown(cell, "energy in discs", PLAIN, method=method))
-            row.append(study.shown(cell, "energy in discs", gain, "finer", 0.6, method, signed=True))
-            lines.append(row)
-    header = ["model", "method", "images", "RD@5, plain", "gamma 0.6", "rectified", "in discs, plain", "gamma 0.6"]
-    return markdown(header, lines, numbers=6)
+        for cell, names in (
+            (f"beside methods {model}", ("hirescam",)),
+            (f"methods {model}", ("gradcam++", "layercam", "eigencam")),
+            (f"beside occlusion {model}", ("hirescam",)),
+            (f"occlusion {model}", ("occlusion",)),
+            (f"rise {model}", ("rise",)),
+            (f"scorecam {model}", ("scorecam",)),
+        ):
+            for method in names:
+                row = [called, method, study.images(cell, figures[0], PLAIN, "", 0, method)]
+                for figure in figures:
+                    row.append(study.shown(cell, figure, PLAIN, method=method))
+                    row.append(study.shown(cell, figure, _gain(DEFAULT), "finer", 0.6, method, signed=True))
+                if row[2]:
+                    lines.append(row)
+    header = ["model", "method", "images"]
+    for figure in ("RD@5", "RD@10", "in discs"):
+        header += [f"{figure}, plain", "Finer - plain"]
+    return markdown(header, lines, numbers=7)
 
 
 def controls(study: Study) -> str:
@@ -309,8 +319,12 @@ def ranks(study: Study) -> str:
             if name == "plain":
                 cells[-2] = "0"
             lines.append([f"{MODELS[model]}, {size}", called, str(kept["photographs"]), *cells])
-    for mode, called in ((PLAIN, "occlusion, plain"), (COMPARE, "occlusion, gamma 0.6")):
-        cell = "occlusion inat-birds"
+    for cell, mode, called in (
+        ("beside occlusion inat-birds", PLAIN, "HiResCAM, plain; clearest pairs only"),
+        ("occlusion inat-birds", PLAIN, "occlusion, plain; clearest pairs only"),
+        ("beside occlusion inat-birds", COMPARE, "HiResCAM, gamma 0.6; clearest pairs only"),
+        ("occlusion inat-birds", COMPARE, "occlusion, gamma 0.6; clearest pairs only"),
+    ):
         found = study.value(cell, "differing part: rank", mode)
         if found is not None:
             agreement = study.shown(cell, "causal rank", mode)
