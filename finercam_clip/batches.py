@@ -21,6 +21,11 @@ Items = TypeVar("Items", bound=Sliceable)
 Result = TypeVar("Result")
 
 
+def batch_on(device: torch.device) -> int:
+    """How many changed pictures go through a model at a time: on a CPU as many as its caches hold, which is fastest."""
+    return 8 if device.type == "cpu" else 64
+
+
 def in_batches(run: Callable[[Items], list[Result]], items: Items, batch: int) -> list[Result]:
     """Runs a function over items, several at a time.
 

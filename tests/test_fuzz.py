@@ -36,7 +36,7 @@ from finercam_clip.runs import generate, read_manifest, read_maps
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("bundled_once")]
 
 CASES = {
-    "command lines": 700,
+    "command lines": 800,
     "values": 400,
     "pictures": 500,
     "image files": 60,
@@ -181,23 +181,50 @@ OF_COMMAND: dict[str, dict[str, st.SearchStrategy[str]]] = {
     },
     "generate": {"--split": ODD_TEXT, "--batch": st.one_of(st.sampled_from(["0", "1", "-5", "9" * 30]), ODD_TEXT)},
     "visualize": {"--dataset": PATH, "--limit": st.one_of(st.sampled_from(["0", "1", "-5", "9" * 30]), ODD_TEXT)},
+    "evaluate": {
+        "--figures": st.one_of(st.sampled_from(["drop", "place", "causes", "overlap"]), ODD_TEXT),
+        "--about": st.one_of(st.sampled_from(["class", "prediction"]), ODD_TEXT),
+        "--limit": st.one_of(st.sampled_from(["0", "1", "-5", "9" * 30]), ODD_TEXT),
+        "--radius": st.one_of(st.sampled_from(["0.1", "0", "2", "nan"]), ODD_TEXT),
+        "--seed": ODD_TEXT,
+        "--split": ODD_TEXT,
+        "--truth": PATH,
+        "--labels": PATH,
+    },
+    "fit": {
+        "--C": st.one_of(st.sampled_from(["1", "0", "nan"]), ODD_TEXT),
+        "--held-out": st.one_of(st.sampled_from(["0.3", "0", "1", "nan"]), ODD_TEXT),
+        "--features": OUTPUT,
+        "--batch": st.one_of(st.sampled_from(["0", "1", "9" * 30]), ODD_TEXT),
+        "--split": ODD_TEXT,
+        "--test": ODD_TEXT,
+        "--seed": ODD_TEXT,
+        "--image-size": ODD_TEXT,
+    },
 }
+_NOT_OF_DATASETS = ("--target", "--contrast", "--vocabulary", "--background", "--refine")  # no options of `evaluate`
 
 
 @st.composite
 def command_lines(draw: st.DrawFn) -> list[str]:
     name = draw(
-        st.sampled_from(["explain", "explain", "generate", "generate", "visualize", "dataset", "demo", "evaluate"])
+        st.sampled_from(
+            ["explain", "explain", "generate", "generate", "visualize", "dataset", "demo", "aviary", "evaluate", "fit"]
+        )
     )
     if name == "dataset":
         return ["dataset", "check", draw(PATH)]
     if name == "demo":
         return ["demo", "--output", draw(ODD_TEXT.filter(lambda text: not text.endswith(".png")))]
-    if name == "evaluate":
+    if name == "aviary":
         option = draw(st.sampled_from(["--questions", "--seed", "--kind", "--method", "--objective"]))
         return ["evaluate", draw(st.sampled_from(["aviary", "sanity"])), "--questions", "1", option, draw(ODD_TEXT)]
     words = [name, draw(PATH)]
-    options = OF_COMMAND[name] | (WORDS if name != "visualize" else {})
+    if name == "fit":
+        words += draw(st.sampled_from([["--classifier", "nomodel"], ["--model", "nomodel"], []]))
+    options = OF_COMMAND[name] | (WORDS if name not in ("visualize", "fit") else {})
+    if name == "evaluate":
+        options = {option: values for option, values in options.items() if option not in _NOT_OF_DATASETS}
     for option in draw(st.lists(st.sampled_from(sorted(options)), max_size=4)):
         words += [option, draw(options[option])]
     if name == "explain" and "--concepts" not in words and draw(st.booleans()):

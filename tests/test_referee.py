@@ -281,12 +281,32 @@ def test_the_command_prints_tables_and_json(birds: Path, capsys: pytest.CaptureF
 def test_a_classifier_that_does_not_know_the_classes_says_what_to_do(photos: Explainer, drawn: DataSet) -> None:
     with pytest.raises(InputError, match="there is no class"):
         evaluate(photos, drawn, truth=Truth())
-    with pytest.raises(InputError, match="of a class that the model knows"):
-        evaluate(photos, drawn, truth=Truth(), protocol=Protocol(names={"an owl": "junco, snowbird"}))
-    named = Protocol(groups=("overlap",), names={drawn.classes[0]: "junco, snowbird"})
-    assert evaluate(photos, drawn, truth=Truth(), protocol=named).images == 1
+    with pytest.raises(InputError, match="no class 'an owl'"):
+        evaluate(photos, drawn, truth=Truth(), labels={"an owl": "junco, snowbird"})
+    overlap = Protocol(groups=("overlap",))
+    named = evaluate(photos, drawn, truth=Truth(), protocol=overlap, labels={drawn.classes[0]: "junco, snowbird"})
+    assert named.images == 1
+    assert [line for line in named.protocol if "left out" in line and all(name in line for name in drawn.classes[1:])]
     asked = Protocol(groups=("overlap",), about="prediction", limit=1)
     assert evaluate(photos, drawn, truth=Truth(), protocol=asked).images == 1
+
+
+@pytest.mark.usefixtures("bundled_once")
+def test_labels_rename_what_they_mention_and_another_map_is_another_evaluation(
+    birds: Path, drawn: DataSet, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path, output = tmp_path / "labels.csv", tmp_path / "run"
+    path.write_text(f"dataset,classifier\n{drawn.classes[0]},a bird with a hooked beak\n")
+    words = ["evaluate", str(birds), "--split", "train", "--figures", "overlap", "--output", str(output)]
+    assert main([*words, "--labels", str(path)]) == 0
+    targets = {json.loads(line)["target"] for line in (output / "records.jsonl").read_text().splitlines()}
+    assert targets == {"a bird with a hooked beak", *(name.replace("_", " ") for name in drawn.classes[1:])}
+    capsys.readouterr()
+    assert main(words) == 2
+    assert "asked differ" in capsys.readouterr().err
+    path.write_text(f"{drawn.classes[0]},a bird with a hooked beak\n{drawn.classes[0]},a bird with a red tail\n")
+    assert main([*words, "--labels", str(path)]) == 2
+    assert "is there twice" in capsys.readouterr().err
 
 
 def test_a_data_set_of_one_class_has_no_contrast(tiny: Explainer, drawn: DataSet) -> None:
@@ -306,10 +326,9 @@ def test_photographs_of_real_birds() -> None:
     model.pretrained_cfg.update(mean=(0.5,) * 3, std=(0.5,) * 3, crop_pct=1.0, crop_mode="squash")
     explainer = finercam_clip.wrap(model, classes=(INAT / "classes.txt").read_text().splitlines(), name="inat-birds")
     lines = (CUB / "inat_names.csv").read_text(encoding="utf-8").splitlines()[1:]
-    names = {line.split(",", 1)[0]: line.split(",", 1)[1].strip('"') for line in lines}
-    result = evaluate(
-        explainer, open_dataset(CUB), protocol=Protocol(names=names, limit=4, groups=("place", "difference"))
-    )
+    labels = {line.split(",", 1)[0]: line.split(",", 1)[1].strip('"') for line in lines}
+    protocol = Protocol(limit=4, groups=("place", "difference"))
+    result = evaluate(explainer, open_dataset(CUB), labels=labels, protocol=protocol)
     assert result.images == 4
     own = values(result, "baseline")
     assert own["energy in region"] == pytest.approx(1)  # the crop is the box

@@ -80,8 +80,4 @@ def agreement(heat: NDArray[np.float32], question: BirdQuestion, effects: dict[s
         if the hottest part is the one with the largest effect.
     """
     heats = {part: float(heat[question.scene.masks[0][part]].mean()) for part in effects}
-    hottest, strongest = (max(values, key=lambda part: values[part]) for values in (heats, effects))
-    return {
-        "causal rank": metrics.rank_correlation([heats[part] for part in effects], list(effects.values())),
-        "causal hit": float(any(heats.values()) and hottest == strongest),
-    }
+    return metrics.agreement(heats, effects)

@@ -70,12 +70,12 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--classes", help="the head's class names: a text file, or a folder of folders")
 
 
-def add_labels_argument(parser: argparse.ArgumentParser) -> None:
-    """Adds the label map of a data set."""
+def add_labels_argument(parser: argparse.ArgumentParser, rule: str = "") -> None:
+    """Adds the label map of a data set, with what else holds for it."""
     parser.add_argument(
         "--labels",
         type=path,
-        help="a CSV file: the data set's class, the classifier's class (by name, WordNet id or index)",
+        help="a CSV file: the data set's class, the classifier's class (by name, WordNet id or index)" + rule,
     )
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import json
 import sys
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Any
 
 from finercam_clip.cli.arguments import (
     AddCommand,
+    add_labels_argument,
     add_model_arguments,
     image_size,
     layer,
@@ -20,7 +19,6 @@ from finercam_clip.cli.arguments import (
 )
 from finercam_clip.errors import InputError
 from finercam_clip.options import Options
-from finercam_clip.paths import read_text
 
 _WORLDS = ("aviary", "sanity")
 _EVALUATED = ["hirescam", "gradcam"]  # methods on drawn birds, unless some are named
@@ -72,9 +70,14 @@ def add_commands(add_command: AddCommand) -> None:
     real.add_argument("--limit", type=int, help="so many images, drawn at random")
     real.add_argument("--truth", type=Path, help="COCO's JSON, a folder of masks, a CSV of points (default: beside it)")
     real.add_argument("--about", help="each image's own 'class', or the 'prediction' of the model (class)")
-    real.add_argument("--names", type=Path, help="a CSV file: class of the data set, what the model calls it")
+    add_labels_argument(
+        command,
+        "; a class that it does not mention keeps its name, and classes that the model does not know are left out",
+    )
     real.add_argument(
-        "--figures", action="append", help="drop, curves, place, difference, overlap, controls, or 'all'; repeatable"
+        "--figures",
+        action="append",
+        help="drop, curves, place, difference, causes, overlap, controls, or 'all'; repeatable",
     )
     real.add_argument("--radius", type=float, default=0.1, help="of discs about parts, a share of the picture")
     real.add_argument("--output", type=Path, help="a folder for records and tables; a stopped run goes on there")
@@ -86,7 +89,7 @@ def add_commands(add_command: AddCommand) -> None:
     add_model_arguments(command)
 
 
-_OF_DATASETS = ("split", "limit", "truth", "about", "names", "figures", "output")
+_OF_DATASETS = ("split", "limit", "truth", "about", "labels", "figures", "output")
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
@@ -150,7 +153,6 @@ def _of_dataset(arguments: argparse.Namespace) -> int:
         radius=arguments.radius,
         seed=arguments.seed,
         limit=arguments.limit,
-        names={} if arguments.names is None else _names(arguments.names),
     )
     changes: dict[str, Any] = {
         name: getattr(arguments, name)
@@ -173,6 +175,7 @@ def _of_dataset(arguments: argparse.Namespace) -> int:
         gammas=arguments.gamma or [Options.gamma],
         protocol=protocol,
         truth=truth,
+        labels=arguments.labels,
         output=arguments.output,
         watch=watch,
         **changes,
@@ -180,11 +183,3 @@ def _of_dataset(arguments: argparse.Namespace) -> int:
     print(json.dumps(result.plain()) if arguments.json else result.table())
     print(watch.line(), file=sys.stderr)
     return report_left_out("unreadable", result.unreadable)
-
-
-def _names(path: Path) -> dict[str, str]:
-    """Class of the data set -> class of the model. The first line names the columns."""
-    rows = [row for row in csv.reader(io.StringIO(read_text(path), newline="")) if row]
-    if len(rows) < 2 or any(len(row) < 2 or not row[0].strip() or not row[1].strip() for row in rows):
-        raise InputError(f"{path}: names are a CSV file of two columns, the data set's and the model's, with a header")
-    return {row[0].strip(): row[1].strip() for row in rows[1:]}

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from finercam_clip.concepts import Concept
 from finercam_clip.concepts.nearness import distances
-from finercam_clip.concepts.words import normalised
 from finercam_clip.datasets import DataSet, Item
+from finercam_clip.datasets.labels import Labels, label_map
 from finercam_clip.errors import InputError
 from finercam_clip.evaluation.protocol import Protocol
 from finercam_clip.explainer import Explainer
@@ -32,6 +32,7 @@ class Classes:
         directions: Of each, [K, D].
         by_logits: Whether the most similar are those with the nearest scores, or those with the nearest directions.
         target_of: Class of the data set -> the index of its concept.
+        strange: The classes of the data set that the model does not know; their images are left out.
     """
 
     explainer: Explainer
@@ -39,6 +40,7 @@ class Classes:
     directions: Tensor
     by_logits: bool
     target_of: dict[str, int]
+    strange: tuple[str, ...] = ()
 
     @cached_property
     def labels(self) -> list[str]:
@@ -65,41 +67,50 @@ class Classes:
         return int(rng.choice(others)) if others else avoided[-1]
 
 
-def classes_of(explainer: Explainer, dataset: DataSet, options: Options, protocol: Protocol) -> Classes:
+def classes_of(
+    explainer: Explainer, dataset: DataSet, options: Options, protocol: Protocol, labels: Labels | None = None
+) -> Classes:
     """The classes of a model and a data set.
 
+    Args:
+        explainer: The model.
+        dataset: The data set.
+        options: Its vocabulary, templates and similarity are used.
+        protocol: Whether images are asked about their own classes.
+        labels: What the model calls the classes of the data set (`labels.label_map`). One that it does not mention
+            keeps its name. With a map, classes that the model does not know are left out.
+
     Raises:
-        InputError: A class of the data set is none of the model's, or there are not two.
+        InputError: A class of the data set is none of the model's and there is no map, or there are not two.
     """
     space = explainer.loaded.space
-    named = {normalised(own): name for own, name in protocol.names.items()}
-    known = {name: named.get(normalised(name), None if named else name) for name in dataset.classes}
+    renamed = {} if labels is None else label_map(labels, dataset.classes, space)
+    known = {name: renamed.get(name, name) for name in dataset.classes}
     vocabulary = options.vocabulary
     if vocabulary is None and not space.names:
-        vocabulary = [space.spoken(called) for called in known.values() if called is not None]
+        vocabulary = [space.spoken(called) for called in known.values()]
     concepts = tuple(space.vocabulary(vocabulary))
     keys = {concept.key: i for i, concept in enumerate(concepts)}
     if len(keys) < 2:
         raise InputError(f"{dataset.source} has {len(keys)} class: a contrast needs two, or --classifier with its own")
-    target_of = {}
+    target_of: dict[str, int] = {}
+    strange = []
     for name, called in known.items():
-        if called is None:
-            continue
         try:
             key = space.concept(space.spoken(called), "target").key
+            if key not in keys:
+                raise InputError(f"the class '{name}' of {dataset.source} is not in the vocabulary")
         except InputError as error:
-            if protocol.about == "class":
+            if protocol.about == "class" and labels is None:
                 raise InputError(
-                    f"{error}; --names FILE says how the model calls them, or --about prediction"
+                    f"{error}; --labels FILE says how the model calls them, or --about prediction"
                 ) from error
+            strange.append(name)
             continue
-        if key in keys:
-            target_of[name] = keys[key]
-        elif protocol.about == "class":
-            raise InputError(f"the class '{name}' of {dataset.source} is not in the vocabulary")
+        target_of[name] = keys[key]
     by_logits = (options.similar_by or space.similar_by) == "logits"
     directions = space.directions(concepts, options.templates)
-    return Classes(explainer, concepts, directions, by_logits, target_of)
+    return Classes(explainer, concepts, directions, by_logits, target_of, tuple(strange))
 
 
 def chosen_items(dataset: DataSet, classes: Classes, protocol: Protocol) -> list[Item]:
@@ -113,7 +124,8 @@ def chosen_items(dataset: DataSet, classes: Classes, protocol: Protocol) -> list
     known = [item for item in dataset.items if protocol.about == "prediction" or item.target in classes.target_of]
     if not known:
         raise InputError(
-            f"no image of {dataset.source} is of a class that the model knows: give --names FILE, or --about prediction"
+            f"no image of {dataset.source} is of a class that the model knows: "
+            "give --labels FILE, or --about prediction"
         )
     if protocol.limit is None or protocol.limit >= len(known):
         return known

@@ -11,8 +11,6 @@ from finercam_clip.datasets.truth import Point, Truth, differences
 from finercam_clip.evaluation import metrics
 from finercam_clip.evaluation.probing import Figures
 from finercam_clip.evaluation.protocol import CLEAR
-from finercam_clip.explainer import ImageEncoding
-from finercam_clip.render import positive
 
 Parts = dict[str, tuple[Point, ...]]
 
@@ -74,11 +72,6 @@ def _discs(points: list[Point], radius: float, shape: tuple[int, int]) -> NDArra
     return metrics.discs(points, radius, shape) if points else None
 
 
-def on_image(encoding: ImageEncoding, grid: NDArray[np.float32]) -> NDArray[np.float32]:
-    """A map's positive part on the pixels of the image, [H, W]."""
-    return encoding.geometry.to_image(positive(grid, float(np.abs(grid).max())))
-
-
 def placed(heat: NDArray[np.float32], place: Place, half_a_cell: float) -> Figures:
     """Energy and pointing of one map."""
     figures: Figures = {}
@@ -96,12 +89,16 @@ def placed(heat: NDArray[np.float32], place: Place, half_a_cell: float) -> Figur
     return figures
 
 
-def differing(heat: NDArray[np.float32], place: Place, pair: Pair) -> Figures:
-    """Whether the part in which two classes differ most is hot. Empty where it is not visible, or nothing else is."""
+def compared_parts(place: Place, pair: Pair) -> Parts:
+    """The visible parts of which it is known how much two classes differ there. Empty where the part that differs most
+    is not among them, or no other."""
     parts = {name: points for name, points in place.parts.items() if name in pair.by_part}
-    if pair.part not in parts or len(parts) < 2:
-        return {}
-    heats = metrics.part_heats(heat, parts, place.radius)
+    return parts if pair.part in parts and len(parts) > 1 else {}
+
+
+def differing(heat: NDArray[np.float32], parts: Parts, radius: float, pair: Pair) -> Figures:
+    """Whether the part in which two classes differ most is hot, of `compared_parts`."""
+    heats = metrics.part_heats(heat, parts, radius)
     nearest = metrics.nearest_part(metrics.peak_of(heat), parts)
     figures = {
         "differing part: rank": metrics.rank_of(pair.part, heats),

@@ -119,6 +119,24 @@ def rank_correlation(heats: Sequence[float], truth: Sequence[float]) -> float:
     return float(spearmanr(heats, truth).statistic)
 
 
+def agreement(heats: Mapping[str, float], effects: Mapping[str, float]) -> dict[str, float]:
+    """How a map agrees with what parts truly do to the score that it explains.
+
+    Args:
+        heats: Part -> its heat.
+        effects: Part -> how far the score falls without it.
+
+    Returns:
+        "causal rank", Spearman's correlation of heat and effect; "causal hit", 1 if the hottest part is the one with
+        the largest effect.
+    """
+    hottest, strongest = (max(values, key=lambda part: values[part]) for values in (heats, effects))
+    return {
+        "causal rank": rank_correlation([heats[part] for part in effects], list(effects.values())),
+        "causal hit": float(any(heats.values()) and hottest == strongest),
+    }
+
+
 def top_overlap(one: Heat, other: Heat, share: float) -> float:
     """The share of one map's hottest cells that are also the other's (CASE, 2025).
 

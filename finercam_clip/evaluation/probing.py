@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,17 +12,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from finercam_clip.batches import in_batches
+from finercam_clip.batches import batch_on, in_batches
 from finercam_clip.evaluation import faithfulness
 from finercam_clip.evaluation.protocol import DELETION, DROPS, INSERTION, TENTHS
 from finercam_clip.evaluation.stopwatch import Stopwatch
 from finercam_clip.explainer import ImageEncoding
-from finercam_clip.geometry import Geometry
-from finercam_clip.render import positive
 from finercam_clip.towers.passes import embed_changed
 
-_BATCH = 64  # pictures per forward pass
-_CONTROLLED = "mean"  # the fill that controls are measured with
+CONTROLLED = "mean"  # the fill that controls are measured with
 
 Figures = dict[str, float]
 
@@ -42,12 +39,12 @@ class Probe:
     kept: bool = False
 
 
-def probes_for(*, drop: bool, curves: bool, control: bool) -> list[Probe]:
+def probes_for(groups: Sequence[str], fills: Sequence[str], *, control: bool) -> list[Probe]:
     """The pictures that the figures of one map need."""
     if control:
-        return [Probe(DROPS[0], _CONTROLLED)]
-    probes = [Probe(share, fill) for fill in faithfulness.FILLS for share in DROPS] if drop else []
-    if curves:
+        return [Probe(DROPS[0], CONTROLLED)]
+    probes = [Probe(share, fill) for fill in fills for share in DROPS] if "drop" in groups else []
+    if "curves" in groups:
         probes += [Probe(share, DELETION) for share in TENTHS[1:]]
         probes += [Probe(share, INSERTION, kept=True) for share in TENTHS[:-1]]
     return list(dict.fromkeys(probes))
@@ -58,11 +55,11 @@ class Heat:
     """A map to be probed.
 
     Attributes:
-        grid: The signed map [h, w].
+        pixels: The heat of the pixels of the model's input [H, W].
         probes: What is asked of it.
     """
 
-    grid: NDArray[np.float32]
+    pixels: NDArray[np.float32]
     probes: list[Probe]
 
 
@@ -84,11 +81,12 @@ def scored(
         fills = _fills(encoding)
         pictures = [pixels]
         for heat in heats:
-            ranks = torch.from_numpy(faithfulness.ranks(on_input(encoding, heat.grid))).to(pixels.device)
+            ranks = torch.from_numpy(faithfulness.ranks(heat.pixels)).to(pixels.device)
             pictures += [_picture(pixels, ranks, probe, fills) for probe in heat.probes]
         stack = torch.stack(pictures).contiguous(memory_format=torch.channels_last)
     with watch.on("masked passes"):
-        size = math.ceil(len(stack) / math.ceil(len(stack) / _BATCH))  # batches of one size: none is nearly empty
+        batches = math.ceil(len(stack) / batch_on(stack.device))
+        size = math.ceil(len(stack) / batches)  # of one size: none is nearly empty
         embeddings = torch.stack(in_batches(lambda part: list(embed_changed(encoding.forward, part)), stack, size))
         logits = (encoding.explainer.loaded.space.scale * embeddings @ directions.T).cpu().numpy()
     watch.passes += len(stack)
@@ -100,14 +98,6 @@ def scored(
         start += len(heat.probes)
         results.append(_figures((every[0], pair[0]), found))
     return results
-
-
-def on_input(encoding: ImageEncoding, grid: NDArray[np.float32]) -> NDArray[np.float32]:
-    """A map's positive part on the pixels of the model's input, [H, W]."""
-    size = encoding.geometry.size
-    whole = Geometry(size, size, (0, 0), size)
-    whole = replace(whole, stride=encoding.geometry.stride, shift=encoding.geometry.shift)
-    return whole.to_image(positive(grid, float(np.abs(grid).max())))
 
 
 def input_picture(encoding: ImageEncoding) -> NDArray[np.float32]:

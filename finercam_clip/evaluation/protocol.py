@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from finercam_clip import checks
@@ -15,11 +15,13 @@ from finercam_clip.presets import MODES
 PLAIN = "baseline"
 CONTRASTED = tuple(mode for mode in MODES if mode != PLAIN)
 CONTROLS = ("centre", "saliency", "random contrast", "random weights")
+MASKED = "masked parts"  # no map: what the model itself does without each part
 GROUPS = {
     "drop": "relative confidence drop at 5 and 10 %, three fills, two softmaxes",
     "curves": "deletion, insertion and contrastive areas: three times the time",
     "place": "energy and pointing in boxes, masks or discs about parts",
     "difference": "is the part hot in which two classes differ?",
+    "causes": "what does the model lose without each part, and is the map hot there? A picture more per part",
     "overlap": "do the maps of the two most probable classes look alike?",
     "controls": "centre, saliency, a random contrast, random weights",
 }
@@ -29,6 +31,7 @@ DROPS = (0.05, 0.1)  # shares of the pixels that are masked
 TENTHS = tuple(round(i / 10, 1) for i in range(11))  # of the curves
 DELETION, INSERTION = "mean", "blur"  # their fills
 CLEAR = 0.2  # by how much the part that differs most must lead the next, in total variation
+SCALINGS, UPSAMPLINGS = ("positive", "min-max"), ("bicubic", "bilinear", "nearest")
 TOP = 0.1  # share of the cells that `overlap` compares
 
 
@@ -38,7 +41,7 @@ class Setting:
 
     Attributes:
         method: A name in `methods.METHODS`; "" for controls without one.
-        mode: One of `presets.MODES`, or of `CONTROLS`.
+        mode: One of `presets.MODES`, or of `CONTROLS`, or `MASKED`.
         objective: A name in `objectives.OBJECTIVES`.
         gamma: Comparison strength; 0 for plain maps.
     """
@@ -82,7 +85,10 @@ class Protocol:
         radius: Of the discs about part points, as a share of the picture's longer side.
         seed: Draws the images, and the random contrasts.
         limit: How many images at most; None for all.
-        names: Class of the data set -> class of the model, where they are called differently.
+        fills: What takes the place of masked pixels for the relative confidence drop, of `faithfulness.FILLS`.
+        scaling: Of signed maps: "positive", the positive part; "min-max", from their lowest to their highest value, as
+            some code has it.
+        upsampling: From the grid to pixels: "bicubic", "bilinear" or "nearest".
     """
 
     about: str = "class"
@@ -90,12 +96,18 @@ class Protocol:
     radius: float = 0.1
     seed: int = 0
     limit: int | None = None
-    names: dict[str, str] = field(default_factory=dict)
+    fills: tuple[str, ...] = tuple(FILLS)
+    scaling: str = SCALINGS[0]
+    upsampling: str = UPSAMPLINGS[0]
 
     def __post_init__(self) -> None:
         checks.choice(self.about, ("class", "prediction"), "target")
         for group in self.groups:
             checks.choice(group, tuple(GROUPS), "group of figures")
+        for fill in self.fills:
+            checks.choice(fill, tuple(FILLS), "fill")
+        checks.choice(self.scaling, SCALINGS, "scaling of maps")
+        checks.choice(self.upsampling, UPSAMPLINGS, "upsampling of maps")
         if not self.groups:
             raise InputError(f"no figures are named; there are {', '.join(GROUPS)}")
         radius = checks.real(self.radius)
@@ -107,7 +119,7 @@ class Protocol:
 
     def plain(self) -> dict[str, Any]:
         """Every choice, ready for JSON."""
-        return asdict(self) | {"groups": list(self.groups)}
+        return asdict(self) | {"groups": list(self.groups), "fills": list(self.fills)}
 
     def lines(self, classes: int, size: object, resize: str, pooling: str, kinds: Iterable[str]) -> list[str]:
         """The protocol for people, a line per choice.
@@ -124,9 +136,9 @@ class Protocol:
             f"target: {target}; contrast d: the most similar class, as the mode finer-compare chooses it",
             f"softmax: 'all' over {classes:,} classes, 'pair' over target and d",
             f"input: {_size(size)}, resize mode {resize}, pooling {pooling}",
-            "maps: the positive part, bicubic from the grid to the pixels of the input (masking) or of the image "
-            "(place); no figure depends on their scale",
-            f"masking: in the model's input after resizing, pixel by pixel; fills {', '.join(FILLS)} "
+            f"maps: {_SCALED[self.scaling]}, {self.upsampling} from the grid to the pixels of the input (masking) or "
+            "of the image (place); no figure depends on their scale",
+            f"masking: in the model's input after resizing, pixel by pixel; fills {', '.join(self.fills)} "
             "(mean: the picture's own; blur: Gaussian, a twentieth of the longer side)",
         ]
         if "curves" in self.groups:
@@ -134,20 +146,28 @@ class Protocol:
                 f"curves: in tenths of the pixels, softmax over all; deletion and contrastive with fill {DELETION}, "
                 f"insertion onto {INSERTION}; the contrastive curve is p_target - p_d as the hottest pixels go"
             )
-        if "place" in self.groups or "difference" in self.groups:
+        if {"place", "difference", "causes"} & {*self.groups}:
             lines.append(
                 f"place: pointing near within half a cell of the grid; discs about parts of {self.radius:g} of the "
                 "longer side; left and right are one part"
             )
-        if "difference" in self.groups:
+        if {"difference", "causes"} & {*self.groups}:
             lines.append(
                 "difference: against the class where the part that differs most leads the next one most, by "
                 f"{CLEAR:g} in total variation at least; its parts' mean heat, among the visible ones; chance of a "
                 "rank is 0.5"
             )
+        if "causes" in self.groups:
+            lines.append(
+                "causes: against the same class; discs of visible parts masked one by one in the image, in its mean "
+                "colour; the gap is that of the two scores"
+            )
         if "overlap" in self.groups:
             lines.append(f"overlap: of the hottest {TOP:.0%} of cells; unrelated maps reach {TOP:g}")
         return [*lines, *(f"truth: {kind}" for kind in kinds)]
+
+
+_SCALED = {"positive": "the positive part", "min-max": "from the lowest value to the highest"}
 
 
 def _size(size: object) -> str:

@@ -17,12 +17,22 @@ from numpy.typing import NDArray
 from typing_extensions import Unpack
 
 from finercam_clip import progress
-from finercam_clip.datasets import DataSet, Item, Truth, check_truth, find_truth
+from finercam_clip.datasets import DataSet, Item, Labels, Truth, check_truth, find_truth
 from finercam_clip.errors import InputError
-from finercam_clip.evaluation import judging, metrics, probing
+from finercam_clip.evaluation import causes, judging, metrics, probing
 from finercam_clip.evaluation.asked import Classes, chosen_items, classes_of
 from finercam_clip.evaluation.controls import centre, randomised, saliency
-from finercam_clip.evaluation.protocol import CONTROLS, PLAIN, TOP, Protocol, Setting, controls_for, settings_for
+from finercam_clip.evaluation.heats import on_image, on_input
+from finercam_clip.evaluation.protocol import (
+    CONTROLS,
+    MASKED,
+    PLAIN,
+    TOP,
+    Protocol,
+    Setting,
+    controls_for,
+    settings_for,
+)
 from finercam_clip.evaluation.stopwatch import Stopwatch
 from finercam_clip.evaluation.summary import Result, result_of
 from finercam_clip.explainer import Explainer, ImageEncoding
@@ -38,6 +48,8 @@ from finercam_clip.trial import try_out
 
 SETTINGS, RECORDS, TABLE, RESULTS = "evaluation.json", "records.jsonl", "table.md", "results.json"
 
+_MASKED = Setting("", MASKED)
+
 Grid = NDArray[np.float32]
 Record = dict[str, Any]
 
@@ -51,6 +63,7 @@ def evaluate(
     gammas: Sequence[float] = (Options.gamma,),
     protocol: Protocol | None = None,
     truth: Truth | None = None,
+    labels: Labels | None = None,
     output: Path | None = None,
     watch: Stopwatch | None = None,
     **changes: Unpack[Changes],
@@ -65,6 +78,9 @@ def evaluate(
         gammas: Comparison strengths.
         protocol: The choices that move the figures.
         truth: Where the targets are; by default what lies beside the images (`find_truth`).
+        labels: What the model calls the classes of the data set: a CSV file of two columns, or a mapping. A class
+            that it does not mention keeps its name. With labels, images of classes that the model does not know are
+            left out.
         output: A folder for records and tables: a new one, or that of the same evaluation, which then goes on.
         watch: Told what time is spent on.
         changes: Fields of `Options` that hold for all maps, such as pooling, layer, image_size, similar_by.
@@ -79,18 +95,22 @@ def evaluate(
     for objective in objectives:
         objective_named(objective)
     gammas = [resolve_options({"gamma": gamma}).gamma for gamma in gammas]
-    classes = classes_of(explainer, dataset, options, protocol)
+    classes = classes_of(explainer, dataset, options, protocol, labels)
     items = chosen_items(dataset, classes, protocol)
     truth = find_truth(dataset) if truth is None else truth
     check_truth(truth, ((item.name, item.path) for item in items))
     compared = settings_for(methods, objectives, gammas)
     controls = controls_for(methods, objectives[0], gammas[0]) if "controls" in protocol.groups else []
+    beside = [*controls, *([_MASKED] if "causes" in protocol.groups else [])]
     work = _Work(explainer, classes, truth, options, protocol, compared, controls, watch)
     described = settings_of(explainer, dataset, options, target=None, contrasts=None, batch=1)
     described |= {"protocol": protocol.plain(), "truth": list(truth.kinds), "keys": [s.key for s in compared]}
+    described["asked"] = {name: classes.labels[index] for name, index in classes.target_of.items()}
     preprocess = explainer.loaded.preprocess
     size = preprocess.size if options.image_size is None else options.image_size
     lines = protocol.lines(len(classes.concepts), size, preprocess.cfg.resize_mode, options.pooling, truth.kinds)
+    if classes.strange and protocol.about == "class":
+        lines.append(f"left out, not known to the model: {', '.join(classes.strange)}")
     with ExitStack() as stack:
         if output is not None:
             check_apart(output, dataset)
@@ -98,7 +118,7 @@ def evaluate(
             make_folder(output)
             stack.enter_context(locked(output))
         records, unreadable = _records(work, items, output, json.loads(json.dumps(described)))
-        result = result_of(records, compared, controls, lines, unreadable)
+        result = result_of(records, compared, beside, lines, unreadable)
         if output is not None:
             write_whole(output / TABLE, f"{result.table()}\n".encode())
             write_whole(output / RESULTS, f"{json.dumps(result.plain(), indent=1)}\n".encode())
@@ -216,9 +236,10 @@ class _Work:
             half_a_cell = max(shape) / max(encoding.grid) / 2
             if "place" in groups:
                 for setting, grid in grids.items():
-                    figures[setting.key] |= judging.placed(judging.on_image(encoding, grid), place, half_a_cell)
-            if "difference" in groups:
-                self._differ(encoding, item, target, place, grids, figures)
+                    figures[setting.key] |= judging.placed(self._on_image(encoding, grid), place, half_a_cell)
+        if "difference" in groups or "causes" in groups:
+            self._differ(encoding, item, target, place, grids, figures)
+        with watch.on("figures"):
             if "overlap" in groups:
                 self._overlap(encoding, figures)
         labels = self.classes.labels
@@ -276,11 +297,14 @@ class _Work:
         figures: dict[str, probing.Figures],
     ) -> None:
         """Adds what masking does."""
-        drop, curves = ("drop" in self.protocol.groups), ("curves" in self.protocol.groups)
-        if not (drop or curves):
+        groups, fills = self.protocol.groups, self.protocol.fills
+        if "drop" not in groups and "curves" not in groups:
             return
         heats = [
-            probing.Heat(grid, probing.probes_for(drop=drop, curves=curves, control=setting in self.controls))
+            probing.Heat(
+                on_input(encoding, grid, self.protocol),
+                probing.probes_for(groups, fills, control=setting in self.controls),
+            )
             for setting, grid in grids.items()
         ]
         scores = probing.scored(encoding, heats, self.classes.directions, target, contrast, self.watch)
@@ -296,19 +320,35 @@ class _Work:
         grids: dict[Setting, Grid],
         figures: dict[str, probing.Figures],
     ) -> None:
-        """Adds whether the part is hot in which the class differs from the one that it differs from most clearly."""
+        """Adds whether the part is hot in which the class differs from the one that it differs from most clearly, and
+        what the model loses without each part."""
         if "pairs" not in self.kept:
             self.kept["pairs"] = judging.clearest_pairs(self.truth, list(self.classes.target_of))
         pair = self.kept["pairs"].get(item.target)
-        if pair is None or not place.parts or self.classes.target_of.get(str(item.target)) != target:
+        if pair is None or self.classes.target_of.get(str(item.target)) != target:
             return
-        other = self.classes.target_of[pair.other]
+        parts = judging.compared_parts(place, pair)
+        if not parts:
+            return
+        other, groups = self.classes.target_of[pair.other], self.protocol.groups
+        masked = None
+        if "causes" in groups:
+            directions = self.classes.directions[[target, other]]
+            masked = causes.masked_parts(encoding, parts, place.radius, directions, self.watch)
+            figures[_MASKED.key] = causes.models_own(masked, pair)
         for setting, grid in grids.items():
             if setting.mode == "finer-compare":
                 grid = self._map(encoding, setting, target, [other])
             elif setting.mode == "finer-default" or setting.mode == CONTROLS[2]:
                 continue
-            figures[setting.key] |= judging.differing(judging.on_image(encoding, grid), place, pair)
+            heat = self._on_image(encoding, grid)
+            if "difference" in groups:
+                figures[setting.key] |= judging.differing(heat, parts, place.radius, pair)
+            if masked is not None:
+                figures[setting.key] |= causes.agreement(heat, parts, place.radius, masked, setting)
+
+    def _on_image(self, encoding: ImageEncoding, grid: Grid) -> Grid:
+        return on_image(encoding, grid, self.protocol)
 
     def _overlap(self, encoding: ImageEncoding, figures: dict[str, probing.Figures]) -> None:
         """Adds how much the maps of the two most probable classes share."""

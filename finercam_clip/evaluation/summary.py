@@ -10,7 +10,7 @@ import numpy as np
 
 from finercam_clip.evaluation.faithfulness import FILLS
 from finercam_clip.evaluation.intervals import Interval, bootstrap, mean
-from finercam_clip.evaluation.protocol import CONTRASTED, CONTROLS, PLAIN, Setting
+from finercam_clip.evaluation.protocol import CONTRASTED, CONTROLS, MASKED, PLAIN, Setting
 from finercam_clip.tables import markdown
 
 _HIDDEN = "contrastive at "  # the curve itself is in the JSON only
@@ -77,12 +77,13 @@ class Result:
     def table(self) -> str:
         """Protocol, table and rankings in Markdown."""
         shown = [row for row in self.rows if not row.figure.startswith(_HIDDEN)]
-        own = [row for row in shown if row.mode not in CONTROLS]
+        beside = (*CONTROLS, MASKED)
+        own = [row for row in shown if row.mode not in beside]
         parts = [f"{self.images} images, means with 95 % paired bootstrap intervals", "\n".join(self.protocol)]
         parts.append(_table(own, [PLAIN, *CONTRASTED, *(f"{mode} - {PLAIN}" for mode in CONTRASTED)], self.chances))
-        controls = [row for row in shown if row.mode in CONTROLS]
+        controls = [row for row in shown if row.mode in beside]
         if controls:
-            parts.append(_table(controls, list(CONTROLS), self.chances))
+            parts.append(_table(controls, list(beside), self.chances))
         parts.append("\n".join(self.rankings))
         return "\n\n".join(part for part in parts if part)
 

@@ -12,11 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from finercam_clip import progress
-from finercam_clip.batches import in_batches
+from finercam_clip.batches import batch_on, in_batches
 from finercam_clip.towers.forward import ForwardPass
 from finercam_clip.towers.passes import embed_changed
 
-_BATCH = 64  # changed images per forward pass
 RISE_MASKS = 1000
 RISE_CELLS = 8  # a mask is drawn on so many cells a side
 OCCLUDED = 2  # side of the square that is covered, in cells
@@ -97,7 +96,7 @@ def _embed_changed(forward: ForwardPass, settings: Tensor, change: Callable[[Ten
             bar.update(len(chunk))
             return list(embeddings)
 
-        return torch.stack(in_batches(embed, settings, _BATCH))
+        return torch.stack(in_batches(embed, settings, batch_on(forward.pixels.device)))
 
 
 def rise_masks(count: int, size: tuple[int, int]) -> Callable[[Tensor], Tensor]:
