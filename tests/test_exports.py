@@ -90,7 +90,7 @@ def test_coco_is_read_by_its_own_library(run: Path, heats: dict[str, np.ndarray]
         expected = heats[record["image"]] >= 0.5
         assert mask.max() <= 1  # regions do not overlap
         assert (mask != expected).mean() < 2e-3  # maps are kept as float16
-    assert sum(len(truth.getAnnIds(imgIds=number)) > 0 for number in truth.imgs) >= 6
+    assert sum(len(truth.getAnnIds(imgIds=number)) > 0 for number in truth.imgs) >= 3
 
 
 def test_geojson_keeps_qupaths_rules(run: Path, tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_geojson_keeps_qupaths_rules(run: Path, tmp_path: Path) -> None:
             assert properties["classification"]["name"] == record["target"]
             assert all(0 <= part <= 255 for part in properties["classification"]["color"])
             assert all(isinstance(value, float) for value in properties["measurements"].values())
-    assert len(ids) >= 6
+    assert len(ids) >= 3
 
 
 def test_masks_are_the_heatmaps_of_explain(run: Path, heats: dict[str, np.ndarray], tmp_path: Path) -> None:
