@@ -27,7 +27,6 @@ from safetensors.torch import load_file
 
 import finercam_clip
 from finercam_clip import progress
-from finercam_clip.aviary import benchmark
 from finercam_clip.datasets import DataSet, Truth, find_truth, open_dataset
 from finercam_clip.evaluation.asked import classes_of
 from finercam_clip.evaluation.protocol import Protocol
@@ -43,7 +42,6 @@ GAMMAS = (0.3, 0.6, 0.8, 1.0)
 BOTH = ("finer", "finer-rectified")
 PAPER, RECTIFIED = (("finer",), (0.6,)), (("finer-rectified",), (1.0,))
 LINEAR, FAST = ("hirescam",), ("gradcam++", "layercam", "eigencam")
-KINDS = ("attribute", "species")
 
 
 @dataclass(frozen=True)
@@ -191,26 +189,6 @@ def measure_parts(model: str, size: int, images: int, data: Path, output: Path) 
     print(f"parts {model} {size}: {len(lines)} photographs", flush=True)
 
 
-def measure_aviary(output: Path) -> None:
-    """Drawn birds, where the truth is known to the pixel: 100 questions of each kind."""
-    for gamma in GAMMAS:
-        path = output / f"aviary {gamma:g}.json"
-        if path.exists():
-            continue
-        rows = benchmark.evaluate(
-            finercam_clip.load(),
-            kinds=KINDS,
-            methods=LINEAR,
-            objectives=("similarity", *BOTH),
-            gamma=gamma,
-            questions=100,
-            seed=SEED * 10_000,
-            causal=False,
-        )
-        write_whole(path, json.dumps([vars(row) for row in rows]).encode())
-        print(f"aviary {gamma:g}", flush=True)
-
-
 def steps(data: Path, output: Path) -> Iterator[tuple[str, Callable[[], None]]]:
     """Name and work of everything, the most important first."""
     every = list(cells())
@@ -218,7 +196,6 @@ def steps(data: Path, output: Path) -> Iterator[tuple[str, Callable[[], None]]]:
         yield cell.name, partial(measure, cell, data, output)
     for parts in PARTS:
         yield f"parts {parts[0]} {parts[1]}", partial(measure_parts, *parts, data, output)
-    yield "aviary", partial(measure_aviary, output)
     for cell in every[4:]:
         yield cell.name, partial(measure, cell, data, output)
 

@@ -21,6 +21,8 @@ FIGURES = Path(__file__).parent / "figures" / "study.json"
 PAGE = Path(__file__).parent / "real-photographs.md"
 MODELS = {"inat-birds": "inat-birds", "lite0": "EfficientNet-Lite0"}
 KEPT = ("RD@", "energy in discs", "peak to nearest part", "differing part: rank", "causal rank", "overlap")
+FEWEST = 10  # photographs of a figure of parts
+POOLED = ("grid", "where", "more")  # cells of the base protocol, whose photographs are taken together
 BASE = {
     "energy in discs",
     "peak to nearest part",
@@ -41,18 +43,20 @@ def gather(output: Path) -> None:
     """Writes the figures of everything that was measured."""
     cells = {}
     for path in sorted(output.glob("*/results.json")):
+        if path.parent.name.startswith(POOLED):
+            continue
         result = json.loads(path.read_text(encoding="utf-8"))
         rows = [_row(row) for row in result["rows"] if row["figure"].startswith(KEPT)]
         cells[path.parent.name] = {"images": result["images"], "chances": result["chances"], "rows": rows}
     for model in MODELS:
-        names = ("grid", "where", "more", "mean", "beside methods")
+        names = (*POOLED, "mean", "beside methods")
         cells[f"all {model}"] = _together([output / f"{name} {model}" / "records.jsonl" for name in names])
     parts = {}
     for path in sorted(output.glob("parts *.jsonl")):
         records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        parts[path.stem.removeprefix("parts ")] = _parts(records)
-    aviary = {path.stem.removeprefix("aviary "): json.loads(path.read_text()) for path in output.glob("aviary *.json")}
-    write_whole(FIGURES, f"{_lines({'cells': cells, 'parts': parts, 'aviary': aviary})}\n".encode())
+        if len(records) >= FEWEST:
+            parts[path.stem.removeprefix("parts ")] = _parts(records)
+    write_whole(FIGURES, f"{_lines({'cells': cells, 'parts': parts})}\n".encode())
 
 
 def _row(row: Kept) -> list[Any]:
@@ -65,7 +69,7 @@ def _together(paths: list[Path]) -> Kept:
     images: set[str] = set()
     columns: dict[tuple[str, str], dict[str, float]] = {}
     for path in paths:
-        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        for line in path.read_text(encoding="utf-8").splitlines() if path.with_name("results.json").exists() else []:
             record = json.loads(line)
             images.add(record["image"])
             for key, figures in record["figures"].items():
@@ -238,6 +242,7 @@ def places(study: Study) -> str:
             ("maps from lowest to highest value", f"min-max {model}", DEFAULT, "finer", 0.6),
             ("pixels between cells: nearest", f"nearest {model}", DEFAULT, "finer", 0.6),
             ("input of 448 pixels", f"448 where {model}", DEFAULT, "finer", 0.6),
+            ("input of 448 pixels, gamma 1", f"448 where {model}", DEFAULT, "finer", 1.0),
             ("input of 448 pixels, rectified, gamma 1", f"448 where {model}", DEFAULT, "finer-rectified", 1.0),
         ):
             plain = study.value(cell, "energy in discs", PLAIN)
@@ -292,6 +297,7 @@ def controls(study: Study) -> str:
     return markdown(["model", "map", "RD@5", "energy in discs"], lines, numbers=2)
 
 
+RANKS = ("model, pixels", "heat", "images", "rank", "beak", "other parts", "far parts", "lift", "agrees with masking")
 KINDS = ("rank, beak", "rank, other than beak", "rank, far")
 RANKED = {
     "plain": "plain map",
@@ -319,42 +325,31 @@ def ranks(study: Study) -> str:
             if name == "plain":
                 cells[-2] = "0"
             lines.append([f"{MODELS[model]}, {size}", called, str(kept["photographs"]), *cells])
-    for cell, mode, called in (
-        ("beside occlusion inat-birds", PLAIN, "HiResCAM, plain; clearest pairs only"),
-        ("occlusion inat-birds", PLAIN, "occlusion, plain; clearest pairs only"),
-        ("beside occlusion inat-birds", COMPARE, "HiResCAM, gamma 0.6; clearest pairs only"),
-        ("occlusion inat-birds", COMPARE, "occlusion, gamma 0.6; clearest pairs only"),
-    ):
-        found = study.value(cell, "differing part: rank", mode)
-        if found is not None:
-            agreement = study.shown(cell, "causal rank", mode)
-            blank = ["", "", "", ""]
-            lines.append(["inat-birds, 224", called, str(found[0]), interval(found[1]), *blank, agreement])
-    header = [
-        "model, pixels",
-        "heat",
-        "images",
-        "rank",
-        "beak",
-        "other parts",
-        "far parts",
-        "lift",
-        "agrees with masking",
-    ]
-    return markdown(header, lines, numbers=7)
+    return markdown(RANKS, lines, numbers=7)
 
 
-def aviary(study: Study) -> str:
-    """Drawn birds: pointing and energy."""
-    lines = []
-    for gamma, rows in sorted(study.kept["aviary"].items()):
-        for row in rows:
-            if row["method"] and " - " not in row["objective"] and (row["objective"] != "similarity" or gamma == "0.6"):
-                shown = [interval(tuple(row["figures"][name])) for name in ("pointing", "energy", "drop")]
-                what = "plain" if row["objective"] == "similarity" else row["objective"]
-                lines.append([f"{row['questions']} {row['kind']}", what, "" if what == "plain" else gamma, *shown])
-    lines.sort(key=lambda line: (line[0], line[1] != "plain", line[1], line[2]))
-    return markdown(["questions", "objective", "gamma", "pointing", "energy", "RD@5"], lines, numbers=4)
+def clearest(study: Study) -> str:
+    """The same of the pair that differs most clearly, as `evaluate` measures it."""
+    figure, lines = "differing part: rank", []
+    for model, called in MODELS.items():
+        for cell, size, method in (
+            (f"all {model}", 224, "hirescam"),
+            (f"448 where {model}", 448, "hirescam"),
+            (f"beside occlusion {model}", 224, "hirescam"),
+            (f"occlusion {model}", 224, "occlusion"),
+        ):
+            for what, mode, objective, gamma in (
+                ("plain", PLAIN, "", 0.0),
+                ("gamma 0.6", COMPARE, "finer", 0.6),
+                ("gamma 1", COMPARE, "finer", 1.0),
+                ("rectified, gamma 1", COMPARE, "finer-rectified", 1.0),
+            ):
+                own = (mode, objective, gamma, method)
+                row = [study.images(cell, figure, *own), *(study.shown(cell, f, *own) for f in (figure, "causal rank"))]
+                if row[0]:
+                    lines.append([f"{called}, {size}", method, what, *row])
+    header = ["model, pixels", "method", "map", "images", "rank", "agrees with masking"]
+    return markdown(header, lines, numbers=3)
 
 
 TABLES: dict[str, Callable[[Study], str]] = {
@@ -364,7 +359,7 @@ TABLES: dict[str, Callable[[Study], str]] = {
     "study-methods": methods,
     "study-controls": controls,
     "study-ranks": ranks,
-    "study-aviary": aviary,
+    "study-clearest": clearest,
 }
 
 
