@@ -168,7 +168,7 @@ def test_a_stopped_run_goes_on_and_ends_with_the_same_tables(
     evaluate(tiny, drawn, truth=known, protocol=EVERY, output=stopped, watch=watch)
     assert watch.line() == "cost: nothing was computed"
     with pytest.raises(InputError, match="another evaluation"):
-        evaluate(tiny, drawn, truth=known, protocol=EVERY, output=stopped, gammas=[1.0])
+        evaluate(tiny, drawn, truth=known, protocol=EVERY, output=stopped, gammas=[0.5])
     (stopped / "evaluation.json").unlink()
     with pytest.raises(InputError, match="is there without"):
         evaluate(tiny, drawn, truth=known, protocol=EVERY, output=stopped)

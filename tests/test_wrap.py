@@ -250,7 +250,7 @@ def test_ones_own_network_needs_its_transform_and_its_classes_only() -> None:
     torch.manual_seed(0)
     model = Network()
     explainer = finercam_clip.wrap(model, TRANSFORM, classes=["cat", "dog", "fox"])
-    explanation = explainer.explain(CHELSEA, "cat", ["dog"], gamma=1.0)
+    explanation = explainer.explain(CHELSEA, "cat", ["dog"], objective="finer", gamma=1.0)
     assert explanation.grid.shape == (4, 6)
     with torch.no_grad():
         maps = model.trunk(TRANSFORM(Image.fromarray(CHELSEA))[None])[0]

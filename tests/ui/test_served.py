@@ -24,6 +24,7 @@ from finercam_clip import cli
 from finercam_clip.aviary import demo, drawing
 from finercam_clip.errors import InputError
 from finercam_clip.explainer import Explainer
+from finercam_clip.ui.ask import NULLS
 from finercam_clip.ui.serve import launch
 
 from .question import CONTRAST, TARGET
@@ -98,10 +99,10 @@ def test_only_uploads_are_read(page: tuple[Any, str], tmp_path: Path) -> None:
     uploaded.parent.mkdir()
     shutil.copy(secret, uploaded)
     served.upload_file_set.add(str(uploaded))
-    index = next(index for index, function in served.fns.items() if len(function.inputs) == 8)
+    index = next(index for index, function in served.fns.items() if len(function.inputs) == 9)
 
     def ask(path: Path, **more: Any) -> list[dict[str, Any]]:
-        data = [None, {"path": str(path), **more}, None, TARGET, CONTRAST, "aviary", "hirescam", 0.6]
+        data = [None, {"path": str(path), **more}, None, TARGET, CONTRAST, "aviary", "hirescam", 0.6, NULLS[0]]
         return question(address, data, index)
 
     meta = {"meta": {"_type": "gradio.FileData"}}
