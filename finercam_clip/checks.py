@@ -79,6 +79,14 @@ def number_in(word: str) -> float | None:
         return None
 
 
+def threshold(value: object, what: str) -> float:
+    """A share of the hottest that a map can be. Raises InputError for what is no number above 0 and up to 1."""
+    number = real(value)
+    if number is None or not 0 < number <= 1:
+        raise InputError(f"{what} lies above 0 and up to 1, as 0.5; not {shown(value)}")
+    return number
+
+
 def items(value: object, what: str) -> list[Any]:
     """What an iterable of several things holds.
 

@@ -143,9 +143,9 @@ class Explainer:
             members = [i for i, own in enumerate(sizes) if own == (size, squeeze)]
             prepared = [preprocess(pictures[i], size, squeeze=squeeze) for i in members]
             pixels = torch.stack([pixels for pixels, _ in prepared]).to(self.loaded.device, self.loaded.dtype)
-            forwards, shift = run(tower, pixels, options.pooling, options.layer), tower.shift
+            forwards = run(tower, pixels, options.pooling, options.layer)
             for i, (_, geometry), forward in zip(members, prepared, forwards, strict=True):
-                geometry = replace(geometry, stride=forward.stride, shift=shift)
+                geometry = replace(geometry, stride=forward.stride, shift=tower.shift)
                 check_finite({"embedding": forward.embedding}, "this image", " by this model: try --precision fp32")
                 encodings[i] = ImageEncoding(self, np.asarray(pictures[i]), geometry, forward, options)
         return [encodings[i] for i in range(len(pictures))]

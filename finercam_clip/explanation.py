@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finercam_clip import checks, render
-from finercam_clip.errors import InputError, shown
+from finercam_clip.errors import InputError
 from finercam_clip.geometry import Geometry
 from finercam_clip.images import read_image
 from finercam_clip.objectives import OF_MAPS
@@ -119,10 +119,7 @@ class Explanation:
     @property
     def peak(self) -> tuple[int, int] | None:
         """(x, y) of the hottest pixel, or None where nothing speaks for the target."""
-        if not self.heatmap.any():
-            return None
-        y, x = np.unravel_index(int(self.heatmap.argmax()), self.heatmap.shape)
-        return int(x), int(y)
+        return render.peak_of(self.heatmap)
 
     @property
     def p_value(self) -> float | None:
@@ -152,10 +149,7 @@ class Explanation:
 
         They are in pixels of the image; x1 and y1 are one past the last. The score is the region's hottest value.
         """
-        level = checks.real(threshold)
-        if level is None or not 0 < level <= 1:
-            raise InputError(f"the threshold of boxes lies above 0 and up to 1, as 0.5; not {shown(threshold)}")
-        return self._boxes(self.heatmap >= level)
+        return self._boxes(self.heatmap >= checks.threshold(threshold, "the threshold of boxes"))
 
     def significant_boxes(self) -> list[Box]:
         """Boxes as `boxes` gives them, of the connected parts of `region`."""

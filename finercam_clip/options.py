@@ -17,6 +17,7 @@ Precision = Literal["fp32", "fp16", "bf16"]
 ImageSize = int | tuple[int, int] | Literal["native"] | None
 Layer = int | str | tuple[int | str, ...] | None
 Texts = str | Path | Sequence[str] | None
+TEXTS = ("vocabulary", "templates", "background", "null")  # the options that are `Texts`
 
 
 @dataclass(frozen=True)

@@ -93,6 +93,14 @@ def full_scale(grid: NDArray[np.floating], alone: NDArray[np.floating], weight: 
     return largest if share >= FAINT else largest * (FAINT / share) if share > 0 else 0.0
 
 
+def peak_of(heat: NDArray[np.floating]) -> tuple[int, int] | None:
+    """The (x, y) of the hottest pixel of a heatmap [H, W]; None where there is no heat."""
+    if not heat.any():
+        return None
+    y, x = np.unravel_index(int(heat.argmax()), heat.shape)
+    return int(x), int(y)
+
+
 def colour(heat: NDArray[np.float32]) -> Picture:
     """Heat as colour, in inferno, a perceptually uniform colour map.
 

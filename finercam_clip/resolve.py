@@ -10,7 +10,7 @@ from finercam_clip.errors import InputError
 from finercam_clip.methods import method_named
 from finercam_clip.methods.refine import check_refinement
 from finercam_clip.objectives import objective_named
-from finercam_clip.options import Changes, Options, Pooling, SimilarBy
+from finercam_clip.options import TEXTS, Changes, Options, Pooling, SimilarBy
 from finercam_clip.presets import PRESETS
 
 
@@ -39,8 +39,7 @@ def resolve_options(changes: Changes | dict[str, Any], options: Options | None =
     checks.choice(resolved.pooling, get_args(Pooling), "pooling")
     if resolved.similar_by is not None and str(resolved.similar_by) not in get_args(SimilarBy):
         raise InputError(f"contrasts are similar by {' or '.join(get_args(SimilarBy))}, not by '{resolved.similar_by}'")
-    lists = ("background", "null", "templates", "vocabulary")
-    sources = {name: checks.texts(getattr(resolved, name), name) for name in lists}
+    sources = {name: checks.texts(getattr(resolved, name), name) for name in TEXTS}
     settled: Any = {"image_size": checks.size(resolved.image_size), "layer": checks.layer(resolved.layer), **sources}
     return replace(resolved, gamma=checks.gamma(resolved.gamma), **settled)
 

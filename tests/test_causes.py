@@ -22,6 +22,7 @@ from finercam_clip.evaluation.protocol import Protocol
 from finercam_clip.evaluation.referee import evaluate
 from finercam_clip.evaluation.stopwatch import Stopwatch
 from finercam_clip.explainer import Explainer
+from finercam_clip.render import peak_of
 
 PARTS = {"beak": ((30.0, 40.0),), "tail": ((90.0, 80.0),), "wing": ((60.0, 20.0), (70.0, 30.0))}
 WHERE = Protocol(groups=("difference", "causes"))
@@ -96,7 +97,7 @@ def test_a_map_of_the_effects_themselves_agrees_and_its_complement_does_not() ->
 def test_the_model_itself_ranks_the_part_without_which_the_gap_falls_most() -> None:
     before = torch.tensor([3.0, 1.0])
     after = {"beak": [1.0, 1.5], "tail": [2.0, 0.0], "wing": [3.0, 0.5], "leg": [2.9, 1.0]}
-    masked = causes.Masked(before, {part: torch.tensor(scores) for part, scores in after.items()})
+    masked = causes.Changed(before, {part: torch.tensor(scores) for part, scores in after.items()})
     own = causes.models_own(masked, Pair("another", {"beak": 0.9, "tail": 0.2, "wing": 0.1, "leg": 0.3}))
     assert own["differing part: rank"] == 1
     assert own["gap lost without the differing part"] == pytest.approx(2.5)
@@ -132,7 +133,7 @@ def test_from_the_lowest_to_the_highest_value_keeps_the_order_and_lights_up_the_
     whole, half = (on_image(encoding, grid, Protocol(scaling=scaling)) for scaling in ("min-max", "positive"))
     assert (half > 0).mean() < 0.5 < (whole > 0).mean()
     assert whole.max() == pytest.approx(1)
-    assert metrics.peak_of(whole) == metrics.peak_of(half)
+    assert peak_of(whole) == peak_of(half)
 
 
 def test_only_the_fills_that_are_named_are_measured(tiny: Explainer, one: DataSet) -> None:

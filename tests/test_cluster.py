@@ -17,9 +17,10 @@ from finercam_clip.cli import main
 from finercam_clip.datasets import open_dataset
 from finercam_clip.errors import UnfinishedError
 from finercam_clip.explainer import Explainer
+from finercam_clip.models.recipe import Recipe
 from finercam_clip.runs import generate
 from finercam_clip.runs.cluster import on_ray
-from finercam_clip.runs.errand import Errand, Recipe
+from finercam_clip.runs.errand import Errand
 from finercam_clip.runs.trait_runs import trait_run
 from finercam_clip.traits import Trait
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from scipy import special, stats
 
 from finercam_clip.evaluation import faithfulness, metrics
+from finercam_clip.render import peak_of
 
 SHAPE = (60, 80)
 PARTS = {"beak": [(20.0, 15.0)], "wing": [(60.0, 40.0), (62.0, 20.0)], "tail": [(10.0, 50.0)]}
@@ -81,7 +82,7 @@ def test_energy_pointing_and_overlap_are_those_of_quantus() -> None:
         return [float(value) for value in values]
 
     assert theirs("RelevanceMassAccuracy") == pytest.approx([metrics.energy(h[0], answer) for h in heats], abs=1e-6)
-    pointed = [float(metrics.pointing(answer, metrics.peak_of(h[0]))) for h in heats]
+    pointed = [float(metrics.pointing(answer, peak_of(h[0]))) for h in heats]
     assert theirs("PointingGame") == pytest.approx(pointed)
 
 
@@ -102,18 +103,18 @@ def test_energy_and_precision_order_maps_by_their_quality(figure: Callable[..., 
 
 def test_pointing_and_near_order_maps_by_their_quality() -> None:
     def distance(heat: Map, answer: NDArray[np.bool_]) -> float:
-        peak = metrics.peak_of(heat)
+        peak = peak_of(heat)
         assert peak is not None
         return metrics.distance_to(answer, peak)
 
-    values = _place(lambda heat, answer: float(metrics.pointing(answer, metrics.peak_of(heat))))
+    values = _place(lambda heat, answer: float(metrics.pointing(answer, peak_of(heat))))
     assert (values["truth"], values["complement"]) == (1, 0)
     distances = _place(distance)
     assert distances["truth"] == 0 < distances["complement"]
     aside = np.roll(truth().astype(np.float32), 17, axis=1)  # it touches the truth at one pixel only
     assert distance(aside, truth()) < distance(np.roll(aside, 10, axis=1), truth())
-    assert metrics.near(truth(), metrics.peak_of(np.roll(truth(), 3, axis=1)), 3)
-    assert not metrics.near(truth(), metrics.peak_of(aside), 3)
+    assert metrics.near(truth(), peak_of(np.roll(truth(), 3, axis=1)), 3)
+    assert not metrics.near(truth(), peak_of(aside), 3)
 
 
 def test_the_parts_own_disc_makes_it_the_hottest_and_the_nearest() -> None:
@@ -122,7 +123,7 @@ def test_the_parts_own_disc_makes_it_the_hottest_and_the_nearest() -> None:
         heats = metrics.part_heats(heat, PARTS, RADIUS)
         ranks[name] = metrics.rank_of("beak", heats)
         if name == "truth":
-            assert metrics.nearest_part(metrics.peak_of(heat), PARTS) == "beak"
+            assert metrics.nearest_part(peak_of(heat), PARTS) == "beak"
             assert metrics.rank_correlation(list(heats.values()), [3, 1, 1]) == pytest.approx(1)
         if name == "complement":
             assert metrics.rank_correlation(list(heats.values()), [3, 1, 1]) == pytest.approx(-1)

@@ -11,6 +11,7 @@ from torch import nn
 
 from finercam_clip.evaluation import faithfulness, metrics
 from finercam_clip.evaluation.protocol import TENTHS
+from finercam_clip.render import peak_of
 
 quantus = pytest.importorskip("quantus", reason="pip install quantus")
 
@@ -36,7 +37,7 @@ def test_pointing_is_the_pointing_game() -> None:
     """What differs: of several hottest pixels one on the answer is enough there. Here it is the first, row by row."""
     heats, answers = _cases()
     theirs = quantus.PointingGame(**PLAIN).evaluate_batch(a_batch=heats, s_batch=answers)
-    own = [metrics.pointing(answer[0], metrics.peak_of(heat[0])) for heat, answer in zip(heats, answers, strict=True)]
+    own = [metrics.pointing(answer[0], peak_of(heat[0])) for heat, answer in zip(heats, answers, strict=True)]
     assert own == list(theirs)
     assert 0 < sum(own) < len(own)
 

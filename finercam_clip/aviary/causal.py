@@ -6,8 +6,6 @@ ICCV 2023; here with texts and contrasts). The model's own change of score is th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -16,38 +14,16 @@ from torch import Tensor
 from finercam_clip.aviary import drawing, world
 from finercam_clip.aviary.questions import SIZE, SMALLEST, BirdQuestion
 from finercam_clip.evaluation import metrics
+from finercam_clip.evaluation.causes import Changed
 from finercam_clip.explainer import Explainer
-from finercam_clip.objectives import objective_named
 
 _STREAM = 77  # of the random numbers that swaps are drawn from
 
 
-@dataclass(frozen=True, eq=False)
-class Swaps:
-    """The scores of a question's picture, and of the same picture with one trait swapped.
-
-    Attributes:
-        before: Similarities to target and contrast at the model's logit scale, [2].
-        after: Visible part -> the same with one of its traits swapped, a row per trait, [traits, 2].
-    """
-
-    before: Tensor
-    after: dict[str, Tensor]
-
-    def effects(self, objective: str, gamma: float) -> dict[str, float]:
-        """How far what is explained falls when a part's trait is swapped; of a part with two traits, the larger fall.
-
-        Args:
-            objective: A name in `objectives.OBJECTIVES`.
-            gamma: Comparison strength.
-        """
-        explained = objective_named(objective)
-        whole = explained(self.before, gamma)
-        return {part: float((whole - explained(rows, gamma)).max()) for part, rows in self.after.items()}
-
-
-def swaps_of(explainer: Explainer, question: BirdQuestion, before: Tensor, texts: Tensor) -> Swaps:
+def swaps_of(explainer: Explainer, question: BirdQuestion, before: Tensor, texts: Tensor) -> Changed:
     """Draws and scores a question's first bird once per trait of its visible parts, that trait swapped for another.
+
+    A part with two traits has two changes.
 
     Args:
         explainer: The model.
@@ -64,7 +40,7 @@ def swaps_of(explainer: Explainer, question: BirdQuestion, before: Tensor, texts
     embeddings = torch.stack([encoding.embedding for encoding in explainer.encode(images)])
     scores = explainer.loaded.space.scale * embeddings @ texts.T
     after = {part: scores[[world.part_of(slot) == part for slot in slots]] for part in visible}
-    return Swaps(explainer.loaded.space.scale * texts @ before, after)
+    return Changed(explainer.loaded.space.scale * texts @ before, after)
 
 
 def agreement(heat: NDArray[np.float32], question: BirdQuestion, effects: dict[str, float]) -> dict[str, float]:

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 from finercam_clip import progress
 from finercam_clip.cli.terminal import complain
 from finercam_clip.errors import InputError
-from finercam_clip.options import Options
+from finercam_clip.options import TEXTS, Options
 from finercam_clip.paths import place
 
 if TYPE_CHECKING:
     from finercam_clip.explainer import Explainer
+    from finercam_clip.models.recipe import Recipe
     from finercam_clip.runs import Share, Summary
-    from finercam_clip.runs.errand import Recipe
 
 Run = Callable[[argparse.Namespace], int | None]  # a command: parsed arguments -> exit code, None for 0
 
@@ -141,7 +141,7 @@ def load_named(arguments: argparse.Namespace, classes: Sequence[str] = ()) -> Ex
 
 def recipe_of(arguments: argparse.Namespace, classes: Sequence[str] = ()) -> Recipe:
     """How to load the model that the arguments name. See `load_named`."""
-    from finercam_clip.runs.errand import Recipe
+    from finercam_clip.models.recipe import Recipe
 
     return Recipe(
         model=arguments.model,
@@ -209,8 +209,7 @@ def report(arguments: argparse.Namespace, summary: Summary, share: Share) -> int
 
 def inputs_of(arguments: argparse.Namespace) -> list[Path]:
     """The files and folders that the arguments name, none of which may be written over. Names of other things count."""
-    names = ["image", "dataset", "concepts", "labels", "vocabulary", "templates", "background", "null"]
-    names += ["pretrained", "head", "classes"]
+    names = ["image", "dataset", "concepts", "labels", *TEXTS, "pretrained", "head", "classes"]
     values = [getattr(arguments, name, None) for name in names]
     return [Path(value) for value in values if value and "\0" not in str(value)]
 

@@ -1,7 +1,7 @@
 """What each part of a photograph does to the scores: the part is masked, and the model is asked again.
 
 The model's own change is the truth, wherever a person would look. It is the counterpart for photographs of
-`aviary.causal`, where parts are drawn again. A masked disc is a sight that no photograph shows, so its effect is more
+`aviary.causal`, which draws parts again. A masked disc is a sight that no photograph shows, so its effect is more
 than that of the part alone.
 """
 
@@ -25,19 +25,19 @@ from finercam_clip.objectives import objective_named
 
 
 @dataclass(frozen=True, eq=False)
-class Masked:
-    """The scores of an image, and of the same image without one of its parts.
+class Changed:
+    """The scores of an image, and of the same image with one of its parts changed.
 
     Attributes:
-        before: Similarities to two classes at the model's logit scale, [2].
-        after: Visible part -> the same with the discs about its points masked, [2].
+        before: Similarities to target and contrast at the model's logit scale, [2].
+        after: Visible part -> the same after each of its changes, [changes, 2].
     """
 
     before: Tensor
     after: dict[str, Tensor]
 
     def effects(self, objective: str, gamma: float) -> dict[str, float]:
-        """How far what is explained falls when a part is masked.
+        """How far what is explained falls when a part is changed; of several changes, the largest fall.
 
         Args:
             objective: A name in `objectives.OBJECTIVES`.
@@ -45,10 +45,10 @@ class Masked:
         """
         explained = objective_named(objective)
         whole = explained(self.before, gamma)
-        return {part: float(whole - explained(scores, gamma)) for part, scores in self.after.items()}
+        return {part: float((whole - explained(rows, gamma)).max()) for part, rows in self.after.items()}
 
 
-def masked_parts(encoding: ImageEncoding, parts: Parts, radius: float, directions: Tensor, watch: Stopwatch) -> Masked:
+def masked_parts(encoding: ImageEncoding, parts: Parts, radius: float, directions: Tensor, watch: Stopwatch) -> Changed:
     """Masks the parts of an image one by one, on the image itself, in its mean colour.
 
     Args:
@@ -68,10 +68,10 @@ def masked_parts(encoding: ImageEncoding, parts: Parts, radius: float, direction
         embeddings = [own.embedding for own in encoding.explainer.encode(images, **encoding.options.encoding())]
     watch.passes += len(images)
     scores = encoding.explainer.loaded.space.scale * torch.stack([encoding.embedding, *embeddings]) @ directions.T
-    return Masked(scores[0], dict(zip(parts, scores[1:], strict=True)))
+    return Changed(scores[0], dict(zip(parts, scores[1:, None], strict=True)))
 
 
-def models_own(masked: Masked, pair: Pair) -> Figures:
+def models_own(masked: Changed, pair: Pair) -> Figures:
     """Where the model itself sees the difference of two classes: by how much their gap falls when a part is masked."""
     effects = masked.effects("finer", 1.0)
     figures = {
@@ -85,7 +85,7 @@ def models_own(masked: Masked, pair: Pair) -> Figures:
     return figures
 
 
-def agreement(heat: NDArray[np.float32], parts: Parts, radius: float, masked: Masked, setting: Setting) -> Figures:
+def agreement(heat: NDArray[np.float32], parts: Parts, radius: float, masked: Changed, setting: Setting) -> Figures:
     """How a map agrees with what the parts do to the score that it explains."""
     heats = metrics.part_heats(heat, parts, radius)
     return metrics.agreement(heats, masked.effects(setting.objective, setting.gamma))

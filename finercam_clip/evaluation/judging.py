@@ -11,6 +11,7 @@ from finercam_clip.datasets.truth import Point, Truth, differences
 from finercam_clip.evaluation import metrics
 from finercam_clip.evaluation.probing import Figures
 from finercam_clip.evaluation.protocol import CLEAR
+from finercam_clip.render import peak_of
 
 Parts = dict[str, tuple[Point, ...]]
 
@@ -75,7 +76,7 @@ def _discs(points: list[Point], radius: float, shape: tuple[int, int]) -> NDArra
 def placed(heat: NDArray[np.float32], place: Place, half_a_cell: float) -> Figures:
     """Energy and pointing of one map."""
     figures: Figures = {}
-    peak = metrics.peak_of(heat)
+    peak = peak_of(heat)
     if place.region is not None:
         figures["energy in region"] = metrics.energy(heat, place.region)
         figures["pointing"] = float(metrics.pointing(place.region, peak))
@@ -99,7 +100,7 @@ def compared_parts(place: Place, pair: Pair) -> Parts:
 def differing(heat: NDArray[np.float32], parts: Parts, radius: float, pair: Pair) -> Figures:
     """Whether the part in which two classes differ most is hot, of `compared_parts`."""
     heats = metrics.part_heats(heat, parts, radius)
-    nearest = metrics.nearest_part(metrics.peak_of(heat), parts)
+    nearest = metrics.nearest_part(peak_of(heat), parts)
     figures = {
         "differing part: rank": metrics.rank_of(pair.part, heats),
         "differing part: nearest to the peak": float(nearest == pair.part),

@@ -17,14 +17,6 @@ Heat = NDArray[np.floating[Any]]
 Point = tuple[float, float]
 
 
-def peak_of(heat: Heat) -> tuple[int, int] | None:
-    """The (x, y) of the hottest pixel; None where there is no heat."""
-    if not heat.any():
-        return None
-    y, x = np.unravel_index(int(heat.argmax()), heat.shape)
-    return int(x), int(y)
-
-
 def pointing(answer: NDArray[np.bool_], peak: tuple[int, int] | None) -> bool:
     """Whether the peak lies on the answer (the pointing game; Zhang et al., ECCV 2016)."""
     return peak is not None and bool(answer[peak[1], peak[0]])

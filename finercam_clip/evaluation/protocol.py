@@ -31,7 +31,8 @@ DROPS = (0.05, 0.1)  # shares of the pixels that are masked
 TENTHS = tuple(round(i / 10, 1) for i in range(11))  # of the curves
 DELETION, INSERTION = "mean", "blur"  # their fills
 CLEAR = 0.2  # by how much the part that differs most must lead the next, in total variation
-SCALINGS, UPSAMPLINGS = ("positive", "min-max"), ("bicubic", "bilinear", "nearest")
+SCALINGS = {"positive": "the positive part", "min-max": "from the lowest value to the highest"}
+UPSAMPLINGS = ("bicubic", "bilinear", "nearest")
 TOP = 0.1  # share of the cells that `overlap` compares
 
 
@@ -97,7 +98,7 @@ class Protocol:
     seed: int = 0
     limit: int | None = None
     fills: tuple[str, ...] = tuple(FILLS)
-    scaling: str = SCALINGS[0]
+    scaling: str = "positive"
     upsampling: str = UPSAMPLINGS[0]
 
     def __post_init__(self) -> None:
@@ -106,7 +107,7 @@ class Protocol:
             checks.choice(group, tuple(GROUPS), "group of figures")
         for fill in self.fills:
             checks.choice(fill, tuple(FILLS), "fill")
-        checks.choice(self.scaling, SCALINGS, "scaling of maps")
+        checks.choice(self.scaling, tuple(SCALINGS), "scaling of maps")
         checks.choice(self.upsampling, UPSAMPLINGS, "upsampling of maps")
         if not self.groups:
             raise InputError(f"no figures are named; there are {', '.join(GROUPS)}")
@@ -136,7 +137,7 @@ class Protocol:
             f"target: {target}; contrast d: the most similar class, as the mode finer-compare chooses it",
             f"softmax: 'all' over {classes:,} classes, 'pair' over target and d",
             f"input: {_size(size)}, resize mode {resize}, pooling {pooling}",
-            f"maps: {_SCALED[self.scaling]}, {self.upsampling} from the grid to the pixels of the input (masking) or "
+            f"maps: {SCALINGS[self.scaling]}, {self.upsampling} from the grid to the pixels of the input (masking) or "
             "of the image (place); no figure depends on their scale",
             f"masking: in the model's input after resizing, pixel by pixel; fills {', '.join(self.fills)} "
             "(mean: the picture's own; blur: Gaussian, a twentieth of the longer side)",
@@ -165,9 +166,6 @@ class Protocol:
         if "overlap" in self.groups:
             lines.append(f"overlap: of the hottest {TOP:.0%} of cells; unrelated maps reach {TOP:g}")
         return [*lines, *(f"truth: {kind}" for kind in kinds)]
-
-
-_SCALED = {"positive": "the positive part", "min-max": "from the lowest value to the highest"}
 
 
 def _size(size: object) -> str:

@@ -12,7 +12,6 @@ import numpy as np
 
 from finercam_clip.exports.images import Choice, Hot
 from finercam_clip.files import make_folder, write_whole
-from finercam_clip.paths import from_text, stored
 from finercam_clip.render import colour
 
 
@@ -24,8 +23,7 @@ def to_geojson(choice: Choice, folder: Path) -> int:
     """
     count = 0
     for hot in choice.each():
-        name = hot.record["image"]
-        path = folder / from_text(stored([name], ".geojson")[name])
+        path = folder / hot.file(".geojson")
         make_folder(path.parent)
         content = {"type": "FeatureCollection", "features": list(_features(hot))}
         write_whole(path, (json.dumps(content, ensure_ascii=False) + "\n").encode())

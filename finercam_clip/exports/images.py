@@ -11,8 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from finercam_clip import checks
-from finercam_clip.errors import InputError, shown
+from finercam_clip.errors import InputError
 from finercam_clip.exports.regions import Region, regions_of
+from finercam_clip.paths import from_text, stored
+from finercam_clip.render import peak_of
 from finercam_clip.runs import each_record
 from finercam_clip.runs.heat import heatmap_of
 from finercam_clip.runs.records import TITLES, Record
@@ -44,10 +46,12 @@ class Hot:
     @property
     def peak(self) -> tuple[int, int] | None:
         """(x, y) of the hottest pixel; None where nothing speaks for the target."""
-        if not self.heat.any():
-            return None
-        y, x = np.unravel_index(int(self.heat.argmax()), self.heat.shape)
-        return int(x), int(y)
+        return peak_of(self.heat)
+
+    def file(self, ending: str) -> str:
+        """The image's name with another ending, as the path of a file within a folder."""
+        name = self.record["image"]
+        return from_text(stored([name], ending)[name])
 
     @property
     def probability(self) -> float:
@@ -73,10 +77,7 @@ class Choice:
         """The same. Raises InputError where it cannot be."""
         if self.mode is not None:
             checks.choice(self.mode, list(TITLES), "mode")
-        level = checks.real(self.threshold)
-        if level is None or not 0 < level <= 1:
-            raise InputError(f"the threshold lies above 0 and up to 1, as 0.5; not {shown(self.threshold)}")
-        return Choice(self.run, self.mode, level)
+        return Choice(self.run, self.mode, checks.threshold(self.threshold, "the threshold"))
 
     def each(self) -> Iterator[Hot]:
         """The images of the run, one at a time.

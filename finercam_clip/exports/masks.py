@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from finercam_clip.exports.images import Choice
 from finercam_clip.files import make_folder, write_whole
 from finercam_clip.opencv import cv2
-from finercam_clip.paths import from_text, stored
 
 HEAT, MASKS = "heat", "masks"
 
@@ -23,8 +22,7 @@ def to_masks(choice: Choice, folder: Path) -> int:
     """
     count = 0
     for hot in choice.each():
-        name = hot.record["image"]
-        file = from_text(stored([name], ".png")[name])
+        file = hot.file(".png")
         _write_grey(folder / HEAT / file, np.round(hot.heat * 255).astype(np.uint8))
         _write_grey(folder / MASKS / file, np.where(hot.heat >= hot.threshold, 255, 0).astype(np.uint8))
         count += 1

@@ -15,19 +15,8 @@ from finercam_clip.tables import defused
 FILE = "table.csv"
 _COLUMNS = (
     *("image", "path", "split", "target", "contrasts", "score", "similarity", "probability"),
-    *(
-        "predicted",
-        "predicted_probability",
-        "peak_x",
-        "peak_y",
-        "regions",
-        "x",
-        "y",
-        "width",
-        "height",
-        "heat",
-        "error",
-    ),
+    *("predicted", "predicted_probability", "peak_x", "peak_y"),
+    *("regions", "x", "y", "width", "height", "heat", "error"),
 )
 
 

@@ -21,7 +21,7 @@ from finercam_clip.datasets import DataSet, Item
 from finercam_clip.datasets.labels import check_known
 from finercam_clip.errors import InputError, shown
 from finercam_clip.explainer import Explainer
-from finercam_clip.options import Options
+from finercam_clip.options import TEXTS, Options
 from finercam_clip.paths import resolved, same_file, text_of
 from finercam_clip.presets import MODES
 from finercam_clip.question import Question, ask
@@ -122,7 +122,7 @@ def settings_of(
     batch: int,
 ) -> dict[str, Any]:
     """What a run is about. One with other settings needs another folder."""
-    texts = {name: getattr(options, name) for name in ("vocabulary", "templates", "background", "null")}
+    texts = {name: getattr(options, name) for name in TEXTS}
     return {
         "dataset": text_of(str(resolved(dataset.source))),
         "root": text_of(str(resolved(dataset.root))),

@@ -51,7 +51,7 @@ class Threshold:
 
     def state(self, score: float) -> str:
         """ "present", "absent" or "uncertain"."""
-        return PRESENT if score >= self.present_above else ABSENT if score <= self.absent_below else UNCERTAIN
+        return _state(score, self.present_above, self.absent_below)
 
     def __str__(self) -> str:
         if not self.decided:
@@ -116,13 +116,16 @@ def calibrated(scores: Mapping[str, float], answers: Mapping[str, bool]) -> Thre
     decided = right = 0
     for i in range(len(x)):
         kept = np.arange(len(x)) != i
-        state = _thresholds(_fitted(x[kept], y[kept]))
-        said = PRESENT if x[i] >= state[0] else ABSENT if x[i] <= state[1] else UNCERTAIN
+        said = _state(x[i], *_thresholds(_fitted(x[kept], y[kept])))
         decided += said != UNCERTAIN
         right += said == (PRESENT if y[i] else ABSENT)
     interval = binomtest(right, decided).proportion_ci(method="wilson") if decided else None
     low, high = (0.0, 1.0) if interval is None else (float(interval.low), float(interval.high))
     return Threshold(*_thresholds(whole), len(x), decided, right, low, high)
+
+
+def _state(score: float, present_above: float, absent_below: float) -> str:
+    return PRESENT if score >= present_above else ABSENT if score <= absent_below else UNCERTAIN
 
 
 def _fitted(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:

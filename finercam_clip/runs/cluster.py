@@ -151,9 +151,7 @@ class _Pool:
                         continue
                     if isinstance(answer, Shard):
                         longest = max(longest, seconds)
-                        summary.images += answer.images
-                        summary.computed += answer.images - len(answer.unreadable)
-                        summary.unreadable |= answer.unreadable
+                        summary.add(answer, now=True)
                     else:
                         self.tries[number] += 1
                         if self.tries[number] < TRIES:
@@ -170,8 +168,7 @@ class _Pool:
             if there is None:
                 yield number
             else:
-                self.summary.images += there.images
-                self.summary.unreadable |= there.unreadable
+                self.summary.add(there, now=False)
 
     def _images(self, number: int) -> int:
         return len(shard_of(self.job.dataset.items, number, self.job.size))

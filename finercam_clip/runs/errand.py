@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from finercam_clip.datasets import open_dataset
-from finercam_clip.errors import InputError
-from finercam_clip.explainer import Explainer
-from finercam_clip.options import Precision
+from finercam_clip.models.recipe import Recipe
+from finercam_clip.options import TEXTS
 from finercam_clip.paths import is_file, resolved
 from finercam_clip.resolve import resolve_options
 from finercam_clip.runs.generate import BATCH, maps_job
@@ -27,72 +26,6 @@ _OF_A_JOB: dict[str, Any] = {
     "shard_size": SHARD,
     "threads": None,
 }
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How to load a model. See `models.load` and `models.load_classifier`.
-
-    Attributes:
-        model: The name of a CLIP; None for the bundled model.
-        pretrained: Its tag, or a file.
-        classifier: The name of a classifier instead.
-        head: The file of a linear head.
-        classes: Where the head's class names are.
-        device: Where it computes; None for a GPU if there is one.
-        precision: fp32, fp16 or bf16.
-        others: The classes of the data set, which name the rows of a head without names.
-    """
-
-    model: str | None = None
-    pretrained: str | None = None
-    classifier: str | None = None
-    head: Path | None = None
-    classes: str | Path | None = None
-    device: str | None = None
-    precision: Precision = "fp32"
-    others: tuple[str, ...] = ()
-
-    @property
-    def is_classifier(self) -> bool:
-        """Whether it is one, or else a CLIP."""
-        return self.classifier is not None or self.head is not None
-
-    @property
-    def name(self) -> str:
-        """What people call the model."""
-        if not self.is_classifier:
-            return self.model or "the bundled model"
-        from finercam_clip.models.heads import read_notes
-
-        notes = None if self.head is None else read_notes(self.head)
-        return self.classifier or ("DINOv2" if notes is None else notes.backbone)
-
-    def checked(self) -> Recipe:
-        """The same. Raises InputError where its parts contradict each other."""
-        if self.is_classifier and self.model is not None:
-            raise InputError("give --model (a CLIP) or --classifier and --head, not both")
-        if not self.is_classifier and self.classes is not None:
-            raise InputError("--classes are of a --classifier or a --head; for CLIP there is --vocabulary")
-        return self
-
-    def load(self) -> Explainer:
-        """The model. Raises InputError if it cannot be loaded."""
-        from finercam_clip import models
-
-        if not self.is_classifier:
-            return models.load(self.model, self.pretrained, device=self.device, precision=self.precision)
-        from finercam_clip.models.heads import read_notes
-
-        nameless = self.head is not None and self.others and read_notes(self.head) is None
-        return models.load_classifier(
-            self.classifier,
-            self.head,
-            self.classes or (self.others if nameless else None),
-            pretrained=self.pretrained,
-            device=self.device,
-            precision=self.precision,
-        )
 
 
 @dataclass(frozen=True)
@@ -123,8 +56,8 @@ class Errand:
             pretrained=_absolute(self.recipe.pretrained),
             classes=_absolute(self.recipe.classes),
         )
-        texts = ("labels", "vocabulary", "templates", "background")
-        settings = {name: _absolute(value) if name in texts else value for name, value in self.settings.items()}
+        files = ("labels", *TEXTS)
+        settings = {name: _absolute(value) if name in files else value for name, value in self.settings.items()}
         source, run = (place if is_address(place) else resolved(place) for place in (self.source, self.run))
         return replace(self, recipe=recipe, source=source, run=run, settings=settings)
 

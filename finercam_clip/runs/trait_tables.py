@@ -6,6 +6,7 @@ import csv
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ _LONG = pa.schema(
         *((name, pa.string()) for name in ("image", "trait", "state")),
         *((name, pa.float64()) for name in ("score", "probability")),
         *((name, pa.int32()) for name in ("peak_x", "peak_y", "x0", "y0", "x1", "y1")),
-        *((name, pa.float64()) for name in ("heat",)),
+        ("heat", pa.float64()),
         ("doubtful", pa.bool_()),
     ]
 )
@@ -96,13 +97,11 @@ def write_tables(run: str | Path, output: str | Path | None = None, labels: str 
         terms = csv.DictWriter(facts, _TERMS, lineterminator="\n")
         terms.writeheader()
         for rows in _each_part(store):
-            long = [row for image in rows for row in _long_rows(image, names, thresholds)]
+            of_images = [list(_long_rows(image, names, thresholds)) for image in rows]
+            long = list(chain.from_iterable(of_images))
             parquet.write_table(pa.Table.from_pylist(long, _LONG))
             terms.writerows(_facts(long, ledger, thresholds))
-            at = 0
-            for image in rows:
-                own = long[at : at + len(names)] if image["error"] is None else []
-                at += len(own)
+            for image, own in zip(rows, of_images, strict=True):
                 cells = [text for row in own for text in _cells(row)] or [""] * (len(names) * len(_PARTS))
                 sheet.writerow([defused(image["image"]), *cells, defused(image["error"] or "")])
                 images += 1

@@ -90,6 +90,12 @@ class Summary:
     unreadable: dict[str, str] = field(default_factory=dict)
     failed: dict[int, str] = field(default_factory=dict)
 
+    def add(self, shard: Shard, *, now: bool) -> None:
+        """Counts a shard that is done, `now` or before."""
+        self.images += shard.images
+        self.computed += (shard.images - len(shard.unreadable)) * now
+        self.unreadable |= shard.unreadable
+
 
 def work(job: Job, store: Store, share: Share = ALL) -> Summary:
     """Does what is missing of a share.
@@ -123,15 +129,11 @@ def _worked(job: Job, store: Store, share: Share, ledger: Ledger) -> Summary:
         if done is None:
             missing.append(number)
         else:
-            summary.images += done.images
-            summary.unreadable |= done.unreadable
+            summary.add(done, now=False)
     total = summary.images + sum(len(shard_of(job.dataset.items, number, job.size)) for number in missing)
     with progress.bar(total, initial=summary.images, unit="image") as bar:
         for number in missing:
-            done = computed_shard(job, store, number, ledger, bar.update)
-            summary.images += done.images
-            summary.computed += done.images - len(done.unreadable)
-            summary.unreadable |= done.unreadable
+            summary.add(computed_shard(job, store, number, ledger, bar.update), now=True)
     return summary
 
 
