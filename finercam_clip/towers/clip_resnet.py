@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -50,7 +50,7 @@ class ClipResNet(Tower):
     def stride(self) -> tuple[int, int]:
         return 32, 32
 
-    @property
+    @cached_property
     def shift(self) -> tuple[float, float]:
         return convolutional_shift(self.visual, self.size)
 

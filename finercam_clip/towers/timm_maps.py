@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -59,7 +60,7 @@ class TimmMaps(Tower):
         reduction = self.visual.trunk.feature_info[-1]["reduction"]
         return reduction, reduction
 
-    @property
+    @cached_property
     def shift(self) -> tuple[float, float]:
         return convolutional_shift(self.visual.trunk, self.size)
 
