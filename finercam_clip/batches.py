@@ -68,7 +68,7 @@ def side_by_side(run: Callable[[Items], list[Result]], items: Items, batch: int)
         One result per item, in the order of the items.
     """
     threads = torch.get_num_threads()
-    rounds = math.ceil(len(items) / (batch * threads))
+    rounds = max(math.ceil(len(items) / (batch * threads)), 1)
     size = max(math.ceil(len(items) / (rounds * threads)), 1)
     parts = [items[start : start + size] for start in range(0, len(items), size)]
     if threads == 1 or len(parts) == 1:

@@ -81,6 +81,8 @@ def scored(
         for heat in heats:
             ranks = torch.from_numpy(faithfulness.ranks(heat.pixels)).to(pixels.device)
             pictures += [_picture(pixels, ranks, probe, fills) for probe in heat.probes]
+        if not pictures:
+            return [{} for _ in heats]
         stack = torch.stack(pictures).contiguous(memory_format=torch.channels_last)
     with watch.on("masked passes"):
         embeddings = embed_many(encoding.forward, stack)
