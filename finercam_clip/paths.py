@@ -245,7 +245,8 @@ def text_of(name: str) -> str:
 
     A byte that is no UTF-8 becomes \\xNN, and a backslash two, so that `path_of` leads back to the same file.
     """
-    return os.fsencode(name).replace(b"\\", b"\\\\").decode("utf-8", "backslashreplace")
+    text = os.fsencode(name).replace(b"\\", b"\\\\").decode("utf-8", "backslashreplace")
+    return name if text == name else text  # of millions of names there is one copy
 
 
 def path_of(text: str) -> str:

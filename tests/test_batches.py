@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from finercam_clip import InputError
-from finercam_clip.batches import in_batches
+from finercam_clip.batches import in_batches, side_by_side
 
 
 @pytest.fixture(params=[False, True], ids=["torch as installed", "torch 2.2 to 2.4"], autouse=True)
@@ -82,3 +82,39 @@ def test_any_other_error_comes_out_as_it_is(error: BaseException) -> None:
         with pytest.raises(type(error)) as caught:
             in_batches(fail, [1, 2, 3], 2)
     assert caught.value is error
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.parametrize("count", [0, 1, 7, 40])
+def test_batches_side_by_side_give_the_results_in_order_and_leave_torch_its_threads(threads: int, count: int) -> None:
+    seen: list[tuple[int, int]] = []
+
+    def double(part: list[int]) -> list[int]:
+        seen.append((len(part), torch.get_num_threads()))
+        return [2 * item for item in part]
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        assert side_by_side(double, list(range(count)), 8) == list(range(0, 2 * count, 2))
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert all(0 < size <= 8 for size, _ in seen)
+    if count == 40:
+        assert len(seen) % threads == 0  # none is idle
+        assert {own for _, own in seen} == {1}
+
+
+def test_an_error_of_a_batch_beside_others_comes_out_as_it_is() -> None:
+    def fail(part: list[int]) -> list[int]:
+        raise InputError("too large")
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(InputError, match="too large"):
+            side_by_side(fail, list(range(20)), 4)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

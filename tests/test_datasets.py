@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -198,18 +199,20 @@ def test_a_table_has_a_question_per_row(tmp_path: Path) -> None:
     )
     (tmp_path / "q.csv").write_text(text, encoding="utf-8-sig")  # as spreadsheets write it
     dataset = open_dataset(tmp_path / "q.csv")
-    assert dataset.items == (
-        Item(tmp_path / "x.png", "x.png", "a red crown", ("a blue crown", "a green crown")),
-        Item(tmp_path / "x.png", "x.png~2", "a red, long tail"),
-        Item(tmp_path / "y.png", "y.png", "a red crown"),
-    )
+    assert [(item.path, item.name, item.target, item.contrasts) for item in dataset.items] == [
+        (tmp_path / "x.png", "x.png", "a red crown", ("a blue crown", "a green crown")),
+        (tmp_path / "x.png", "x.png~2", "a red, long tail", None),
+        (tmp_path / "y.png", "y.png", "a red crown", None),
+    ]
     assert dataset.classes == ("a red crown", "a red, long tail")
     assert dataset.kind == "table of questions"
 
 
 def test_a_table_needs_no_column_of_contrasts(tmp_path: Path) -> None:
     (tmp_path / "q.csv").write_text("image,target\nx.png,a red crown\n")
-    assert open_dataset(tmp_path / "q.csv").items == (Item(tmp_path / "x.png", "x.png", "a red crown"),)
+    (item,) = open_dataset(tmp_path / "q.csv").items
+    assert (item.path, item.name, item.target) == (tmp_path / "x.png", "x.png", "a red crown")
+    assert item.contrasts is None
 
 
 def test_an_image_that_is_asked_about_again_gets_another_name(tmp_path: Path) -> None:
@@ -290,7 +293,7 @@ def test_a_report_names_missing_images_and_empty_classes_and_how_to_download_the
 
 def test_a_report_shows_so_many_names_of_each_kind_of_trouble() -> None:
     names = tuple(f"{i}.png" for i in range(1025))
-    dataset = DataSet(Path("photos"), "list of images", tuple(Item(Path(name), name) for name in names))
+    dataset = DataSet(Path("photos"), "list of images", tuple(Item(Path(), name) for name in names))
     lines = Report(dataset, names, dict.fromkeys(names[:3], "why"), ()).lines(limit=5)
     assert [line for line in lines if line.startswith("missing")] == [
         *(f"missing      {name}" for name in names[:5]),
@@ -563,3 +566,17 @@ def test_the_command_checks_for_a_model(animals: Path, tmp_path: Path, capsys: p
     assert main([*command, "--labels", str(_map(tmp_path, "our_cats,281\nother cats,282\n"))]) == 0
     assert main(["dataset", "check", str(animals), "--labels", str(tmp_path / "map.csv")]) == 2
     assert "--classifier photos" in capsys.readouterr().err
+
+
+def test_an_image_of_millions_takes_little_memory(tmp_path: Path) -> None:
+    """Its name; what all images share is there once. So the driver of a run of a million has room."""
+    names = [f"photograph-of-a-robin-{number:08}.jpg" for number in range(2000)]
+    (tmp_path / "robin").mkdir()
+    for name in names:
+        (tmp_path / "robin" / name).touch()
+    tracemalloc.start()
+    dataset = open_dataset(tmp_path)
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert [item.path for item in dataset.items] == [tmp_path / "robin" / name for name in names]
+    assert held / len(names) < 250  # bytes

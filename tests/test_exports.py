@@ -24,7 +24,8 @@ from finercam_clip.datasets import open_dataset
 from finercam_clip.explainer import Explainer
 from finercam_clip.exports import FORMATS, export
 from finercam_clip.exports.regions import regions_of, signed_area
-from finercam_clip.runs import generate, read_manifest
+from finercam_clip.runs import generate, read_manifest, read_p_values
+from finercam_clip.runs.gallery import visualize
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,7 @@ def heats(run: Path, birds: Path, bundled: Explainer) -> dict[str, np.ndarray]:
 @settings(max_examples=200, deadline=None)
 @given(arrays(np.float32, st.tuples(st.integers(1, 9), st.integers(1, 9)), elements=st.sampled_from([0.0, 0.5, 1.0])))
 def test_regions_cover_what_is_hot_and_their_outlines_enclose_just_their_pixels(heat: np.ndarray) -> None:
-    regions = regions_of(heat, 0.5)
+    regions = regions_of(heat, heat >= 0.5)
     height, width = heat.shape
     assert len(regions) == ndimage.label(heat >= 0.5)[1]  # neighbours by edges
     covered = sum((region.whole_mask((height, width)).astype(int) for region in regions), np.zeros(heat.shape, int))
@@ -166,6 +167,80 @@ def test_fiftyones_files_name_every_image_and_boxes_within_it(run: Path, birds: 
             x, y, w, h = detection["bounding_box"]
             assert min(x, y) >= 0 < min(w, h)
             assert max(x + w, y + h) <= 1 + 1e-9
+
+
+def test_fiftyones_heatmaps_are_pictures_beside_its_labels(
+    run: Path, birds: Path, heats: dict[str, np.ndarray], tmp_path: Path
+) -> None:
+    export(run, "fiftyone", tmp_path / "out")
+    pictures = json.loads((tmp_path / "out" / "heatmaps.json").read_text())
+    assert set(pictures) == {str(birds / record["path"]) for record in read_manifest(run)}
+    for record in read_manifest(run):
+        picture = np.asarray(Image.open(tmp_path / "out" / pictures[str(birds / record["path"])]))
+        assert np.abs(picture / 255 - heats[record["image"]]).max() < 5e-3
+
+
+# -------------------------------------------------------------------------------------------------------- significance
+
+
+@pytest.fixture(scope="module")
+def compared(birds: Path, bundled: Explainer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("exports") / "compared"
+    generate(bundled, open_dataset(birds).split("test"), folder, null="aviary")
+    return folder
+
+
+def test_what_is_more_than_chance_is_the_region_of_explain(
+    compared: Path, birds: Path, bundled: Explainer, tmp_path: Path
+) -> None:
+    coco = pytest.importorskip("pycocotools.coco")
+    for to in ("masks", "coco"):
+        command = ["export", str(compared), "--to", to, "--threshold", "significance", "--output", str(tmp_path / to)]
+        assert main(command) == 0
+    truth = coco.COCO(str(tmp_path / "coco" / "annotations.json"))
+    numbers = {image["file_name"]: number for number, image in truth.imgs.items()}
+    found = 0
+    for record in read_manifest(compared):
+        answer = bundled.explain(birds / record["path"], record["target"], record["contrasts"], null="aviary")
+        p_values = read_p_values(compared, record)
+        assert answer.significance is not None
+        assert p_values is not None
+        np.testing.assert_allclose(p_values, answer.significance.p_values, atol=1.5 / answer.significance.texts)
+        assert record["p_value"] == pytest.approx(p_values.min())
+        assert record["level"] == answer.significance.level
+        mask = np.asarray(Image.open(tmp_path / "masks" / "masks" / f"{record['image']}.png")) == 255
+        assert (mask != answer.region).mean() < 5e-3
+        own = [truth.annToMask(a) for a in truth.loadAnns(truth.getAnnIds(imgIds=numbers[record["path"]]))]
+        assert (sum(own, np.zeros(mask.shape, int)) == mask).all()
+        found += bool(own)
+    assert found  # some regions, not only empty masks
+
+
+def test_significance_needs_p_values_of_the_mode(run: Path, compared: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="generate --null"):
+        export(run, "coco", tmp_path / "out", threshold="significance")
+    with pytest.raises(InputError, match="of the mode finer-default"):
+        export(compared, "masks", tmp_path / "out", threshold="significance", mode="baseline")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_panel_of_a_run_with_a_null_has_the_line(
+    compared: Path, birds: Path, bundled: Explainer, tmp_path: Path
+) -> None:
+    generate(bundled, open_dataset(birds).split("test"), tmp_path / "plain")
+    panels = [
+        visualize(folder, tmp_path / folder.name).page.parent / "panels" for folder in (compared, tmp_path / "plain")
+    ]
+    changed = 0
+    for record in read_manifest(compared):
+        p_values = read_p_values(compared, record)
+        assert p_values is not None
+        one, other = (np.asarray(Image.open(folder / f"{record['image']}.jpg")).astype(int) for folder in panels)
+        tiles = np.abs(one[: min(one.shape[0], other.shape[0]) // 2] - other[: min(one.shape[0], other.shape[0]) // 2])
+        standing = (p_values <= record["level"]).any()
+        assert (tiles.max() > 60) == standing  # JPEG's own noise is less
+        changed += bool(standing)
+    assert changed
 
 
 # ---------------------------------------------------------------------------------------------------------- in general

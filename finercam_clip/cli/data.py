@@ -127,12 +127,27 @@ def _add_export(add_command: AddCommand) -> None:
         _export,
         "finercam-clip export run --to coco",
         "finercam-clip export run --to geojson --threshold 0.7 --output qupath",
+        "finercam-clip export run --to masks --threshold significance",
     )
     command.add_argument("folder", type=location, metavar="run", help="the folder that generate wrote")
     command.add_argument("--to", required=True, help="coco, geojson (QuPath), masks (PNG), fiftyone or csv")
     command.add_argument("--output", type=path, help="the folder to write to (RUN/exports/FORMAT)")
     command.add_argument("--mode", help="baseline, finer-default or finer-compare (finer-default)")
-    command.add_argument("--threshold", type=float, default=0.5, help="from where on a pixel is hot (%(default)s)")
+    command.add_argument(
+        "--threshold",
+        type=_threshold,
+        default=0.5,
+        help="from where on a pixel is hot (%(default)s); or 'significance': what is more than chance, in a run with "
+        "--null",
+    )
+
+
+def _threshold(text: str) -> float | str:
+    """A number, or a word for `export` to judge."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def _export(arguments: argparse.Namespace) -> None:

@@ -26,13 +26,13 @@ def open_cub(root: Path) -> DataSet:
     classes = numbered(root / "classes.txt")
     labels = numbered(root / "image_class_labels.txt")
     train = numbered(root / "train_test_split.txt") if is_file(root / "train_test_split.txt") else {}
-    items = []
+    items, images = [], root / "images"
     for number, name in names.items():
         label = classes.get(labels.get(number, ""))
         if label is None:
             raise InputError(f"{root / 'image_class_labels.txt'} has no class for image {number} ({name})")
         split = {"1": "train", "0": "test"}.get(train.get(number, ""), "")
-        items.append(Item(root / "images" / from_text(name), text_of(from_text(name)), label, split=split))
+        items.append(Item(images, text_of(from_text(name)), label, split=split))
     return DataSet(
         root,
         CUB,

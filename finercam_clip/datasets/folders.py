@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
@@ -32,10 +33,10 @@ def open_folder(root: Path) -> DataSet:
     for split, place in places:
         paths, folders = walk.images(place)
         classes |= {text_of(name) for name in folders}
-        for path in paths:
-            inside = path.relative_to(place)
-            target = text_of(inside.parts[0]) if len(inside.parts) > 1 else None
-            items.append(Item(path, text_of(path.relative_to(root).as_posix()), target, split=split))
+        for inside in paths:
+            first, below, _ = inside.partition("/")
+            target = sys.intern(text_of(first)) if below else None
+            items.append(Item(root, text_of(f"{split}/{inside}" if split else inside), target, split=split))
     kind = "images by class" if classes else "images without classes"
     if splits:
         kind += f", splits {', '.join(splits)}"
@@ -60,13 +61,13 @@ class _Walk:
     made: list[str] = field(default_factory=list)
     seen: set[tuple[int, int]] = field(default_factory=set)
 
-    def images(self, place: Path) -> tuple[list[Path], list[str]]:
-        """Every image file at any depth, sorted by its path, and the names of the folders at the top.
+    def images(self, place: Path) -> tuple[list[str], list[str]]:
+        """Every image file at any depth, by its path within the place, sorted, and the names of the folders at the top.
 
         What is hidden is left out. A link to a folder is followed once, if it leads out of the data set: inside, the
         folder is walked through under its own name.
         """
-        paths: list[Path] = []
+        paths: list[str] = []
         top: list[str] = []
         waiting = [place]
         while waiting:
@@ -77,19 +78,20 @@ class _Walk:
                 self.left_out[self._name(folder) + "/"] = str(error)
                 continue
             names = {entry.name for entry in listing}
+            within = "" if folder == place else f"{folder.relative_to(place).as_posix()}/"
             for entry in listing:
-                path = folder / entry.name
                 if is_folder_entry(entry):
+                    path = folder / entry.name
                     if not self._is_wanted(entry, path):
                         continue
                     waiting.append(path)
                     top += [entry.name] if folder == place else []
-                elif path.suffix.lower() in IMAGE_ENDINGS:
-                    if _was_made(path, names):
-                        self.made.append(self._name(path))
+                elif PurePath(entry.name).suffix.lower() in IMAGE_ENDINGS:
+                    if _was_made(folder, entry.name, names):
+                        self.made.append(self._name(folder / entry.name))
                     else:
-                        paths.append(path)
-        return sorted(paths, key=lambda path: path.as_posix()), top
+                        paths.append(within + entry.name)
+        return sorted(paths), top
 
     def _is_wanted(self, entry: os.DirEntry[str], path: Path) -> bool:
         if entry.is_symlink() and not self._leads_out(path):
@@ -117,8 +119,9 @@ class _Walk:
         return text_of(path.relative_to(self.root).as_posix())
 
 
-def _was_made(path: Path, names: set[str]) -> bool:
+def _was_made(folder: Path, name: str, names: set[str]) -> bool:
     """Whether `explain` made a picture: of an image beside it, or of a table of traits beside it."""
+    path = PurePath(name)
     if path.suffix.lower() not in FORMATS:
         return False
     of = path.stem.removesuffix("-finercam")
@@ -127,7 +130,7 @@ def _was_made(path: Path, names: set[str]) -> bool:
     if f"{path.stem}.csv" not in names:
         return False
     try:
-        with opened(path.with_suffix(".csv")) as file:
+        with opened(folder / f"{path.stem}.csv") as file:
             header = file.read(_HEADER).split(b"\n", 1)[0]
     except (InputError, OSError):
         return False

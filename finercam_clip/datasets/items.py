@@ -10,15 +10,15 @@ from PIL import Image
 
 from finercam_clip.errors import InputError
 from finercam_clip.images import image_in, read_image
-from finercam_clip.paths import is_folder
+from finercam_clip.paths import is_folder, path_of
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One image and its question.
+    """One image and its question. There can be ten million of them: what they share is there once.
 
     Attributes:
-        path: The image file; where images are streamed, what they are streamed from.
+        folder: What its file is relative to.
         name: The image's name within its data set: unique, in UTF-8 (see `paths.text_of`), its folders separated by
             "/". It never leads out of a folder.
         target: A class or a concept; None if the data set does not say.
@@ -26,14 +26,21 @@ class Item:
         split: "train", "test" and the like; "" if there are no splits.
         data: Gives the bytes of an image that is no file of its own (in a tar, a table, an object store); None for a
             file. It raises InputError if they cannot be had.
+        file: Its file within the folder, where it is not the name's (`paths.path_of`); "" for the folder itself.
     """
 
-    path: Path
+    folder: Path
     name: str
     target: str | None = None
     contrasts: tuple[str, ...] | None = None
     split: str = ""
     data: Callable[[], bytes] | None = field(default=None, repr=False, compare=False)
+    file: str | None = None
+
+    @property
+    def path(self) -> Path:
+        """The image file; where images are streamed, what they are streamed from."""
+        return self.folder / (path_of(self.name) if self.file is None else self.file)
 
     def read(self) -> Image.Image:
         """The picture (`images.read_image`). Raises InputError where it cannot be read."""

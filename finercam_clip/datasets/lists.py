@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -16,6 +17,7 @@ from finercam_clip.paths import from_text, look_or_none, read_text, resolved, te
 from finercam_clip.tables import undefused
 
 SEPARATOR = "|"  # between contrasts in one field of a CSV file
+_HERE = Path()  # what the paths of a list's images are relative to
 _COLUMNS = ("image", "target", "contrasts")
 
 
@@ -30,7 +32,8 @@ def open_list(path: Path) -> DataSet:
         name = line.strip()
         if name and not name.startswith("#"):
             image = _beside(path, name, number)
-            items.append(Item(image, _inside(path, image), text_of(image.parent.name) or None))
+            target = sys.intern(text_of(image.parent.name)) or None
+            items.append(Item(_HERE, _inside(path, image), target, file=str(image)))
     classes = sorted({item.target for item in items if item.target})
     return DataSet(path, "list of images", _distinct(items), tuple(classes), above=_above(path, items))
 
@@ -66,7 +69,7 @@ def open_table(path: Path) -> DataSet:
         image = _beside(path, name, line)
         if look_or_none(image) is None and undefused(name) != name:
             image = _beside(path, undefused(name), line)
-        items.append(Item(image, _inside(path, image), target, contrasts or None))
+        items.append(Item(_HERE, _inside(path, image), sys.intern(target), contrasts or None, file=str(image)))
     classes = tuple(sorted({str(item.target) for item in items}))
     return DataSet(path, "table of questions", _distinct(items), classes, above=_above(path, items))
 

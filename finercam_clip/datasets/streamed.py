@@ -65,7 +65,11 @@ def _samples(tar: Path) -> Iterator[Item]:
         if own != key:
             if image is not None:
                 yield Item(
-                    tar, f"{text_of(tar.name)}/{text_of(image[0])}", target, data=partial(_slice, tar, *image[1:])
+                    tar,
+                    f"{text_of(tar.name)}/{text_of(image[0])}",
+                    target,
+                    data=partial(_slice, tar, *image[1:]),
+                    file="",
                 )
             key, image, target = own, None, None
         if f".{ending.lower()}" in IMAGE_ENDINGS or PurePosixPath(ending.lower()).suffix in IMAGE_ENDINGS:
@@ -159,7 +163,7 @@ def _rows(datasets: Any, source: Path, split: str, rows: Any, classes: dict[str,
     for i in range(len(rows)):
         known = labels is not None and labels[i] is not None and labels[i] >= 0
         target = features[label].int2str(labels[i]) if known and labels is not None else None
-        yield Item(source, f"{prefix}{i:08}", target, split=split, data=partial(_row, raw, column, i))
+        yield Item(source, f"{prefix}{i:08}", target, split=split, data=partial(_row, raw, column, i), file="")
 
 
 def _row(rows: Any, column: str, number: int) -> bytes:
@@ -188,17 +192,16 @@ def open_address(address: str) -> DataSet:
         names = sorted(str(path) for path in system.find(root))
     except Exception as error:  # each store has its own, and ImportError
         raise InputError(f"{address} cannot be reached: {reason(error)}") from error
-    root = str(root).rstrip("/")
+    root, place = str(root).rstrip("/"), Path(address)
     items = []
     for path in names:
         name = path.removeprefix(root).lstrip("/")
         if PurePosixPath(name).suffix.lower() in IMAGE_ENDINGS and stays_inside(name):
             target = name.split("/")[0] if "/" in name else None
-            items.append(Item(Path(address) / name, name, target, data=partial(_object, system, path, name)))
+            items.append(Item(place, name, target, data=partial(_object, system, path, name), file=name))
     if not items:
         raise InputError(f"{address} holds no images")
     classes = tuple(sorted({item.target for item in items if item.target is not None}))
-    place = Path(address)
     return DataSet(place, "images in an object store", tuple(items), classes, above=place, address=address)
 
 

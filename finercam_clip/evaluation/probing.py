@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,12 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from finercam_clip.batches import batch_on, in_batches
 from finercam_clip.evaluation import faithfulness
 from finercam_clip.evaluation.protocol import DELETION, DROPS, INSERTION, TENTHS
 from finercam_clip.evaluation.stopwatch import Stopwatch
 from finercam_clip.explainer import ImageEncoding
-from finercam_clip.towers.passes import embed_changed
+from finercam_clip.towers.passes import embed_many
 
 CONTROLLED = "mean"  # the fill that controls are measured with
 
@@ -79,15 +77,16 @@ def scored(
     with watch.on("pictures"):
         pixels = encoding.forward.pixels[0]
         fills = _fills(encoding)
-        pictures = [pixels]
+        pictures: list[Tensor] = []
         for heat in heats:
             ranks = torch.from_numpy(faithfulness.ranks(heat.pixels)).to(pixels.device)
             pictures += [_picture(pixels, ranks, probe, fills) for probe in heat.probes]
+        if not pictures:
+            return [{} for _ in heats]
         stack = torch.stack(pictures).contiguous(memory_format=torch.channels_last)
     with watch.on("masked passes"):
-        batches = math.ceil(len(stack) / batch_on(stack.device))
-        size = math.ceil(len(stack) / batches)  # of one size: none is nearly empty
-        embeddings = torch.stack(in_batches(lambda part: list(embed_changed(encoding.forward, part)), stack, size))
+        embeddings = embed_many(encoding.forward, stack)
+        embeddings = torch.cat([encoding.embedding[None], embeddings])  # the whole picture has gone through already
         logits = (encoding.explainer.loaded.space.scale * embeddings @ directions.T).cpu().numpy()
     watch.passes += len(stack)
     every = faithfulness.softmax(logits)[:, [target, contrast]]

@@ -285,8 +285,12 @@ class _Work:
     def _map(self, encoding: ImageEncoding, setting: Setting, target: int, contrasts: Sequence[int]) -> Grid:
         directions = self.classes.directions
         changes: Any = {"method": setting.method, "objective": setting.objective, "gamma": setting.gamma}
-        grid: Grid = encoding.heatmaps(directions[[target]], directions[list(contrasts)], **changes)[0]
-        return grid
+
+        def make() -> Grid:
+            grid: Grid = encoding.heatmaps(directions[[target]], directions[list(contrasts)], **changes)[0]
+            return grid
+
+        return encoding.forward.once(("map", *changes.values(), target, *contrasts), make)  # `_overlap` asks again
 
     def _probe(
         self,

@@ -5,7 +5,7 @@ regions   hot regions: boxes, masks, outlines
 coco      COCO: boxes and masks
 geojson   QuPath: outlines
 masks     PNG files: heatmaps and masks
-fiftyone  FiftyOne: boxes
+fiftyone  FiftyOne: boxes and heatmaps
 sheet     CSV: a row per image
 """
 
@@ -20,7 +20,7 @@ from finercam_clip.errors import InputError
 from finercam_clip.exports.coco import to_coco
 from finercam_clip.exports.fiftyone import to_fiftyone
 from finercam_clip.exports.geojson import to_geojson
-from finercam_clip.exports.images import THRESHOLD, Choice
+from finercam_clip.exports.images import SIGNIFICANCE, THRESHOLD, Choice
 from finercam_clip.exports.masks import to_masks
 from finercam_clip.exports.sheet import to_csv
 from finercam_clip.files import staged
@@ -50,7 +50,12 @@ class Exported:
 
 
 def export(
-    run: str | Path, to: str, output: str | Path | None = None, *, mode: str | None = None, threshold: float = THRESHOLD
+    run: str | Path,
+    to: str,
+    output: str | Path | None = None,
+    *,
+    mode: str | None = None,
+    threshold: float | str = THRESHOLD,
 ) -> Exported:
     """Writes the results of a run in another tool's format: all of it, or nothing.
 
@@ -61,6 +66,7 @@ def export(
         mode: Which of the run's maps: "baseline", "finer-default" or "finer-compare"; None for Finer-Default, or for
             the baseline where an image has no contrasts.
         threshold: From where on a pixel counts as hot, above 0 and up to 1: 1 is the largest value that a map can have.
+            Or "significance": what is more than chance counts, in a run with a null (`generate(..., null=...)`).
 
     Raises:
         InputError: There is no such format, no run, or the place cannot be written to.
@@ -79,4 +85,4 @@ def export(
     return Exported(folder, images)
 
 
-__all__ = ["FORMATS", "THRESHOLD", "Choice", "Exported", "export"]
+__all__ = ["FORMATS", "SIGNIFICANCE", "THRESHOLD", "Choice", "Exported", "export"]

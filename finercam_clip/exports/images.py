@@ -15,11 +15,12 @@ from finercam_clip.errors import InputError
 from finercam_clip.exports.regions import Region, regions_of
 from finercam_clip.paths import from_text, stored
 from finercam_clip.render import peak_of
-from finercam_clip.runs import each_record
-from finercam_clip.runs.heat import heatmap_of
-from finercam_clip.runs.records import TITLES, Record
+from finercam_clip.runs import each_record, read_p_values
+from finercam_clip.runs.heat import heatmap_of, region_of
+from finercam_clip.runs.records import TITLES, Record, main_mode
 
 THRESHOLD = 0.5  # of the hottest that a map can be
+SIGNIFICANCE = "significance"  # in place of a threshold
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,18 +31,18 @@ class Hot:
         record: What was asked, and the scores.
         heat: float32 [H, W] in 0..1.
         mode: Which of the run's maps it is.
-        threshold: From where on it counts as hot.
+        hot: bool [H, W], the pixels that count as hot.
     """
 
     record: Record
     heat: NDArray[np.float32]
     mode: str
-    threshold: float
+    hot: NDArray[np.bool_]
 
     @cached_property
     def regions(self) -> list[Region]:
         """Where it is hot, the hottest region first."""
-        return regions_of(self.heat, self.threshold)
+        return regions_of(self.heat, self.hot)
 
     @property
     def peak(self) -> tuple[int, int] | None:
@@ -66,30 +67,49 @@ class Choice:
     Attributes:
         run: The place of the run.
         mode: Which of its maps; None for Finer-Default, or for the baseline where an image has no contrasts.
-        threshold: From where on a pixel counts as hot, above 0 and up to 1.
+        threshold: From where on a pixel counts as hot, above 0 and up to 1; or "significance", for what is more than
+            chance.
     """
 
     run: str | Path
     mode: str | None = None
-    threshold: float = THRESHOLD
+    threshold: float | str = THRESHOLD
 
     def checked(self) -> Choice:
         """The same. Raises InputError where it cannot be."""
         if self.mode is not None:
             checks.choice(self.mode, list(TITLES), "mode")
-        return Choice(self.run, self.mode, checks.threshold(self.threshold, "the threshold"))
+        if self.threshold == SIGNIFICANCE:
+            return self
+        allowed = f"the threshold (or '{SIGNIFICANCE}')"
+        return Choice(self.run, self.mode, checks.threshold(self.threshold, allowed))
 
     def each(self) -> Iterator[Hot]:
         """The images of the run, one at a time.
 
         Raises:
-            InputError: There is no run, it is damaged, or it has no such maps.
+            InputError: There is no run, it is damaged, it has no such maps, or no p-values of them.
         """
         for record, maps in each_record(self.run):
-            mode = self.mode or ("finer-default" if "finer-default" in maps else "baseline")
+            mode = self.mode or main_mode(maps)
             if mode not in maps:
                 raise InputError(f"{record['image']} has no contrasts, so there is no {mode}: its mode is baseline")
-            yield Hot(record, heatmap_of(record, maps, mode), mode, self.threshold)
+            heat = heatmap_of(record, maps, mode)
+            if isinstance(self.threshold, str):
+                yield Hot(record, heat, mode, self._standing(record, mode, main_mode(maps)))
+            else:
+                yield Hot(record, heat, mode, heat >= self.threshold)
+
+    def _standing(self, record: Record, mode: str, compared: str) -> NDArray[np.bool_]:
+        """The pixels of an image that are more than chance."""
+        if mode != compared:
+            raise InputError(f"p-values are of the mode {compared}: leave --mode out, or give a threshold as 0.5")
+        p_values = read_p_values(self.run, record)
+        if p_values is None:
+            raise InputError(
+                f"the run in {self.run} has no p-values: make one with generate --null, or give a threshold as 0.5"
+            )
+        return region_of(record, p_values)
 
     def described(self, record: Record) -> dict[str, object]:
         """How the maps were made, ready for JSON."""

@@ -23,13 +23,13 @@ def to_masks(choice: Choice, folder: Path) -> int:
     count = 0
     for hot in choice.each():
         file = hot.file(".png")
-        _write_grey(folder / HEAT / file, np.round(hot.heat * 255).astype(np.uint8))
-        _write_grey(folder / MASKS / file, np.where(hot.heat >= hot.threshold, 255, 0).astype(np.uint8))
+        write_grey(folder / HEAT / file, np.round(hot.heat * 255).astype(np.uint8))
+        write_grey(folder / MASKS / file, np.where(hot.hot, 255, 0).astype(np.uint8))
         count += 1
     return count
 
 
-def _write_grey(path: Path, values: NDArray[np.uint8]) -> Path:
+def write_grey(path: Path, values: NDArray[np.uint8]) -> Path:
     """Writes uint8 [H, W] as a PNG file of one channel."""
     make_folder(path.parent)
     return write_whole(path, cv2.imencode(".png", values)[1].tobytes())

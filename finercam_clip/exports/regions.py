@@ -47,10 +47,9 @@ class Region:
         return sorted(rings, key=lambda ring: -abs(signed_area(ring)))
 
 
-def regions_of(heat: NDArray[np.float32], threshold: float) -> list[Region]:
-    """The regions where a heatmap [H, W] is at least `threshold`, the hottest first."""
-    hot = (heat >= threshold).astype(np.uint8)
-    count, labels, stats, _ = cv2.connectedComponentsWithStats(hot, connectivity=4)
+def regions_of(heat: NDArray[np.float32], hot: NDArray[np.bool_]) -> list[Region]:
+    """The connected regions of the pixels `hot` of a heatmap, both [H, W], the hottest first."""
+    count, labels, stats, _ = cv2.connectedComponentsWithStats(hot.astype(np.uint8), connectivity=4)
     regions = []
     for i in range(1, count):
         x, y, width, height = (int(value) for value in stats[i, :4])

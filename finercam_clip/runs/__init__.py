@@ -12,7 +12,7 @@ legacy    runs of earlier versions
 gallery   pictures of a run
 """
 
-from finercam_clip.runs.folder import each_record, images_root, read_manifest, read_maps, read_unreadable
+from finercam_clip.runs.folder import each_record, images_root, read_manifest, read_maps, read_p_values, read_unreadable
 from finercam_clip.runs.generate import BATCH, generate
 from finercam_clip.runs.records import geometry_in
 from finercam_clip.runs.shards import SHARD, Share
@@ -29,5 +29,6 @@ __all__ = [
     "images_root",
     "read_manifest",
     "read_maps",
+    "read_p_values",
     "read_unreadable",
 ]

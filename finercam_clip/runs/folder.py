@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,13 +20,24 @@ from finercam_clip.errors import InputError
 from finercam_clip.files import MANIFEST, MAPS, SETTINGS
 from finercam_clip.runs.ledger import place_of, read_ledger
 from finercam_clip.runs.legacy import read_old_manifest, read_old_maps
-from finercam_clip.runs.parts import MAP_COLUMNS, MEND, cached_part, maps_in, numbers_in, part_in, records_in
-from finercam_clip.runs.records import TITLES, Record, fault_of, parsed
+from finercam_clip.runs.parts import (
+    GRIDS,
+    MAP_COLUMNS,
+    MEND,
+    Part,
+    cached_part,
+    maps_in,
+    numbers_in,
+    p_values_in,
+    part_in,
+    records_in,
+)
+from finercam_clip.runs.records import Record, fault_of, parsed
 from finercam_clip.runs.shards import part_number
 from finercam_clip.runs.store import Folder, Store, store_of
 
 Maps = dict[str, NDArray[np.float32]]
-_RECORD = [name for name in MAP_COLUMNS.names if name not in TITLES]
+_RECORD = [name for name in MAP_COLUMNS.names if name not in GRIDS]
 
 
 def is_legacy(store: Store) -> bool:
@@ -73,17 +85,35 @@ def read_maps(run: str | Path, record: Record) -> Maps:
     Raises:
         InputError: The file is not there, or is damaged.
     """
+    store, part = _part_of(run, record)
+    if part is None:
+        return read_old_maps(store.path, record)
+    return maps_in(part, record, f"{store}/{record['maps']}")
+
+
+def read_p_values(run: str | Path, record: Record) -> NDArray[np.float32] | None:
+    """The p-values of one image, float32 [h, w], as `Significance.p_values`; None in a run without a null.
+
+    They are of Finer-Default, or of the baseline where the image has no contrasts.
+
+    Raises:
+        InputError: As `read_maps`.
+    """
+    store, part = _part_of(run, record)
+    return None if part is None else p_values_in(part, record, f"{store}/{record['maps']}")
+
+
+def _part_of(run: str | Path, record: Record) -> tuple[Any, Part | None]:
+    """The place of a run, and the part that holds an image; None in older runs."""
     if fault := fault_of(record):
         raise InputError(f"the record of an image in {run} {fault}; {MEND}")
     store = store_of(run)
-    name = record["maps"].removeprefix(f"{MAPS}/")
-    number = part_number(name)
+    number = part_number(record["maps"].removeprefix(f"{MAPS}/"))
     if number is None and isinstance(store, Folder):
-        return read_old_maps(store.path, record)
+        return store, None
     if number is None:
         raise InputError(f"{store}/{record['maps']} is no part of a run; {MEND}")
-    part = cached_part(store, number, store.changed(record["maps"]))
-    return maps_in(part, record, f"{store}/{record['maps']}")
+    return store, cached_part(store, number, store.changed(record["maps"]))
 
 
 def read_unreadable(run: str | Path) -> dict[str, str]:

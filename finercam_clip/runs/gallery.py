@@ -17,10 +17,10 @@ from finercam_clip.concepts.words import normalised
 from finercam_clip.errors import InputError
 from finercam_clip.files import make_folder, staged, write_whole
 from finercam_clip.paths import from_text, place, resolved, stored
-from finercam_clip.runs.folder import dataset_folder, read_manifest, read_maps
-from finercam_clip.runs.heat import alone_of, heatmap_of
+from finercam_clip.runs.folder import dataset_folder, read_manifest, read_maps, read_p_values
+from finercam_clip.runs.heat import alone_of, heatmap_of, region_of
 from finercam_clip.runs.originals import Originals, originals_of
-from finercam_clip.runs.records import TITLES, Record, geometry_in
+from finercam_clip.runs.records import TITLES, Record, geometry_in, main_mode
 from finercam_clip.runs.store import is_address
 
 PAGE = 48  # pictures per contact sheet
@@ -51,7 +51,7 @@ def visualize(
     """Writes panels/<name>.jpg for each image of a run, sheet-1.jpg and so on, and index.html.
 
     A panel shows the image, another image of the class most similar to its own, and the maps of the three modes over
-    the image.
+    the image. In a run with a null, a line surrounds what is more than chance.
 
     Args:
         run: The folder that `generate` wrote.
@@ -166,11 +166,14 @@ def _tiles(
             picture, note = render.fitted(example, (height, width)), _scores(record, nearest)
         tiles.append(render.Tile(picture, "Most similar class", nearest, note=note))
     geometry = replace(geometry_in(record), image=(height, width))
-    maps = read_maps(run, record)
+    maps, p_values = read_maps(run, record), read_p_values(run, record)
     for mode, grid in maps.items():
         alone, heat = alone_of(record, maps, grid), heatmap_of(record, maps, mode, (height, width))
         picture = render.overlay(small, heat, seen=geometry.seen)
         caption, note = _subtracted(record, mode)
+        if p_values is not None and mode == main_mode(maps):
+            picture = render.outlined(picture, region_of(record, p_values, (height, width)))
+            note = f"{note}\np-value {record['p_value']:.3f}".lstrip()
         faint = 0 < render.share_of(np.maximum(grid, 0), alone) < render.FAINT
         tiles.append(render.Tile(picture, TITLES[mode], caption, note=f"nearly nothing\n{note}" if faint else note))
     return tiles

@@ -19,7 +19,7 @@ from finercam_clip.resolve import resolve_options
 from finercam_clip.runs.asking import Asked, asked_of, check_apart, check_questions, distinct, given, questions_of
 from finercam_clip.runs.ledger import ledger_of, threads_in
 from finercam_clip.runs.parts import MAP_COLUMNS, Row, records_in, row_of
-from finercam_clip.runs.records import Record
+from finercam_clip.runs.records import Record, main_mode
 from finercam_clip.runs.shards import ALL, SHARD, Share
 from finercam_clip.runs.store import Folder, Store, store_of
 from finercam_clip.runs.work import Job, Summary, work
@@ -129,7 +129,7 @@ def _row(encoding: ImageEncoding, question: Question, predicted: dict[str, float
     modes = {"baseline": question.against(0)}
     if len(labels) > 1:  # without contrasts there is only the first mode
         modes |= {"finer-default": question, "finer-compare": question.against(1)}
-    main = "finer-default" if "finer-default" in modes else "baseline"  # the one that is compared with its null
+    main = main_mode(modes)  # the one that is compared with its null
     answers = {mode: encoding.answer(one if mode == main else replace(one, null=None)) for mode, one in modes.items()}
     record: Record = {
         "size": {"width": encoding.image.shape[1], "height": encoding.image.shape[0]},
@@ -144,5 +144,6 @@ def _row(encoding: ImageEncoding, question: Question, predicted: dict[str, float
     }
     significance = answers[main].significance
     if significance is not None:
-        record |= {"p_value": significance.p_value, "specific": significance.specific}
-    return row_of(record, {mode: answer.grid for mode, answer in answers.items()})
+        record |= {name: getattr(significance, name) for name in ("p_value", "level", "specific")}
+    p_values = None if significance is None else significance.p_values
+    return row_of(record, {mode: answer.grid for mode, answer in answers.items()}, p_values)

@@ -30,6 +30,7 @@ _KEY = b"finercam_clip"  # of the file's metadata: the ledger as JSON
 _ROWS = 64  # in a row group: what a reader of a few images has to decode
 
 Row = dict[str, Any]
+Grid = NDArray[np.float32]
 
 _TEXTS, _NUMBERS, _PAIR = pa.list_(pa.string()), pa.list_(pa.float64()), pa.list_(pa.int32())
 _GEOMETRY = pa.struct(
@@ -44,7 +45,9 @@ IMAGE = [
     ("sha256", pa.string()),
     ("error", pa.string()),
 ]
-_OF_NULL = ("p_value", "specific")  # of the question's null; empty without one
+_OF_NULL = ("p_value", "level", "specific")  # of the question's null; empty without one
+P_VALUES = "p_values"  # of the cells of the map that was compared with the null
+GRIDS = (*TITLES, P_VALUES)  # the columns that hold a value per cell
 MAP_COLUMNS = pa.schema(
     [
         *IMAGE,
@@ -63,6 +66,7 @@ MAP_COLUMNS = pa.schema(
         ("geometry", _GEOMETRY),
         ("grid", _PAIR),
         *((name, pa.float64()) for name in _OF_NULL),
+        (P_VALUES, pa.list_(pa.float32())),
         *((f"{mode}_scale", pa.float64()) for mode in TITLES),
         *((mode, pa.list_(pa.float16())) for mode in TITLES),
     ]
@@ -144,13 +148,14 @@ def part_in(store: Store, number: int, columns: Sequence[str] | None = None) -> 
 # -------------------------------------------------------------------------------------------------------------- records
 
 
-def row_of(record: Record, maps: dict[str, NDArray[np.float32]]) -> Row:
+def row_of(record: Record, maps: dict[str, Grid], p_values: Grid | None = None) -> Row:
     """The row of an image.
 
     Args:
         record: See `records`; without what is of the image's file, which `work` adds.
         maps: Its signed maps, mode -> [h, w]. Each is kept over its largest absolute value (`scales`), in -1..1:
             float16 then keeps three digits of any map.
+        p_values: Of the map that was compared with the null, [h, w].
     """
     texts = list(record["similarities"])
     row = {name: record[name] for name in ("target", "contrasts", "score", "geometry")}
@@ -163,6 +168,8 @@ def row_of(record: Record, maps: dict[str, NDArray[np.float32]]) -> Row:
         scale = float(np.abs(grid).max())
         row |= {f"{mode}_scale": scale, mode: (grid / (scale or 1.0)).astype(np.float16).ravel()}
         row["grid"] = list(grid.shape)
+    if p_values is not None:
+        row[P_VALUES] = p_values.ravel()
     return row
 
 
@@ -203,7 +210,7 @@ def record_of(row: Row, number: int, index: int, ledger: dict[str, Any]) -> Reco
 
 def records_in(part: Part, number: int) -> list[Record]:
     """The records of a part, without the images that have no answer. Raises InputError where a row is damaged."""
-    rows = part.rows.drop_columns([mode for mode in TITLES if mode in part.rows.column_names]).to_pylist()
+    rows = part.rows.drop_columns([name for name in GRIDS if name in part.rows.column_names]).to_pylist()
     return [record_of(row, number, index, part.ledger) for index, row in enumerate(rows) if row.get("error") is None]
 
 
@@ -220,6 +227,15 @@ def maps_in(part: Part, record: Record, name: str) -> dict[str, NDArray[np.float
     except Exception as error:  # of rows that are not there, lists of other lengths, columns of other types
         raise InputError(f"{name} is damaged ({_brief(error)}); {MEND}") from error
     return maps
+
+
+def p_values_in(part: Part, record: Record, name: str) -> Grid | None:
+    """The p-values of one image, float32 [h, w]; None without a null. Raises InputError if they are damaged."""
+    try:
+        values = part.rows.column(P_VALUES)[record["row"]].values
+        return None if values is None else values.to_numpy(zero_copy_only=False).reshape(record["grid"])
+    except Exception as error:  # as in `maps_in`
+        raise InputError(f"{name} is damaged ({_brief(error)}); {MEND}") from error
 
 
 @lru_cache(maxsize=2)

@@ -6,6 +6,7 @@ Records come from files, so each is checked before anything else is done with it
 from __future__ import annotations
 
 import json
+from collections.abc import Container
 from typing import Any
 
 from finercam_clip import checks
@@ -18,6 +19,11 @@ Source = tuple[int, str]  # size and SHA-256 of an image's file
 
 TITLES = {"baseline": "Baseline", "finer-default": "Finer-Default", "finer-compare": "Finer-Compare"}  # of the modes
 _MOST_PIXELS = 1_000_000  # along any side that a geometry speaks of
+
+
+def main_mode(modes: Container[str]) -> str:
+    """The mode that is shown first, and compared with a null: Finer-Default where there are contrasts."""
+    return "finer-default" if "finer-default" in modes else "baseline"
 
 
 def parsed(text: str) -> object:
