@@ -34,7 +34,7 @@ from finercam_clip.runs import BATCH, SHARD, Share, Summary
 from finercam_clip.runs.shards import ALL
 from finercam_clip.trial import try_out
 
-PICTURED = 8  # texts that are shown with maps
+MOST, FEWEST_SHOWN = 8, 3  # texts that are shown with maps: those that say something new, and three at least
 RUNS = ("a", "b")  # the folders of the sets' embeddings within the output
 
 
@@ -172,8 +172,8 @@ def compared(explainer: Explainer, candidates: Candidates, sides: tuple[Side, Si
         if len(own.names) < FEWEST:
             raise InputError(f"of '{side.name}' {len(own.names)} image can be read: a set has at least {FEWEST}")
     scores = candidates.scores(a.rows), candidates.scores(b.rows)
-    ranking = rank(*scores, candidates.kin, most=PICTURED)
-    pictured = [int(i) for i in ranking.order[:PICTURED]]
+    ranking = rank(*scores, candidates.kin, most=MOST)
+    pictured = [int(i) for i in ranking.order[: max(ranking.new, FEWEST_SHOWN)]]
     items = _items_of(sides[0].dataset, a), _items_of(sides[1].dataset, b)
     places = places_of(explainer, candidates, pictured, items, scores, ranking.effect > 0)
     loaded = explainer.loaded
@@ -215,7 +215,6 @@ def _notes(sides: tuple[Side, Side], embeddings: tuple[Embeddings, Embeddings], 
 
 __all__ = [
     "LEVEL",
-    "PICTURED",
     "Candidates",
     "Differences",
     "Row",

@@ -18,7 +18,7 @@ from finercam_clip.differences.ranking import LEVEL, PERMUTATIONS, Ranking
 from finercam_clip.files import make_folder, staged, write_whole
 from finercam_clip.tables import defused, markdown
 
-_SAME = 0.5  # of its effect a text that is no new one has said above
+TABLE = 10  # rows
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,8 @@ class Row:
         p: Of the Mann-Whitney test, for this text alone.
         corrected: p corrected for the number of texts (Benjamini-Hochberg).
         chance: How often the best of all texts does as well when the pictures are dealt out at random.
-        said: 0..1, how much of its effect the texts above that say something new say already.
+        said: 0..1, how much of its effect the texts above that say something new say already; all of it where one of
+            them is a value of the same thing.
         new: Whether it says something that those above do not.
         sure: Whether it differs by its corrected p, and the best text by `Differences.by_chance`.
     """
@@ -83,8 +84,8 @@ class Differences:
     notes: tuple[str, ...]
     model: str
 
-    def table(self, count: int | None = None) -> str:
-        """The first rows in Markdown, by default as many as have places."""
+    def table(self, count: int = TABLE) -> str:
+        """The first rows in Markdown, `TABLE` by default."""
         header = ["text", "more in", "pairs told apart", "effect", "corrected p", "said above", ""]
         cells = [
             [
@@ -96,7 +97,7 @@ class Differences:
                 f"{row.said:.0%}",
                 "new" if row.new else "" if row.sure else "chance?",
             ]
-            for row in self.rows[: len(self.places) if count is None else count]
+            for row in self.rows[:count]
         ]
         return markdown(header, cells, numbers=(2, 3, 4, 5))
 
@@ -128,14 +129,14 @@ class Differences:
         """The answer in one sentence."""
         new = [row for row in self.rows if row.new]
         if not new:
-            return f"No text tells {self.names[0]} from {self.names[1]} more surely than chance."
+            return f"No text tells '{self.names[0]}' from '{self.names[1]}' more surely than chance."
         told = "; ".join(f"{row.text} ({row.more_in})" for row in new)
-        return f"What tells {self.names[0]} from {self.names[1]}: {told}."
+        return f"What tells '{self.names[0]}' from '{self.names[1]}': {told}."
 
     def sizes(self) -> str:
         """How many pictures and texts, and by which model."""
         a, b = (len(own) for own in self.scores)
-        return f"{a} pictures of {self.names[0]}, {b} of {self.names[1]}; {len(self.rows):,} texts; {self.model}"
+        return f"{a} pictures of '{self.names[0]}', {b} of '{self.names[1]}'; {len(self.rows):,} texts; {self.model}"
 
     def save(self, folder: str | Path) -> Path:
         """Writes differ.csv, differ.png, index.html and its pictures: all of them, or none.
@@ -160,11 +161,11 @@ class Differences:
         other = self.names[1 - self.names.index(row.more_in)]
         low, high = 100 * row.low, 100 * row.high
         lines = [
-            f"Take a picture of each set: in {100 * row.auroc:.0f} of 100 such pairs that of {row.more_in} fits better "
-            f"(95 % interval {low:.0f} to {high:.0f}; 50 would say nothing)."
+            f"Take a picture of each set: in {100 * row.auroc:.0f} of 100 such pairs that of '{row.more_in}' fits "
+            f"better (95 % interval {low:.0f} to {high:.0f}; 50 would say nothing)."
         ]
         if row.instead:
-            lines.append(f"{other} rather shows '{row.instead}'.")
+            lines.append(f"The pictures of '{other}' rather show '{row.instead}'.")
         against = row.contrasts[:3]
         more = f" and {len(row.contrasts) - 3} more" if len(row.contrasts) > 3 else ""
         lines.append(f"Compared with {', '.join(against) or OTHERS}{more}.")
@@ -173,9 +174,7 @@ class Differences:
         if row.new:
             lines.append(f"{row.said:.0%} of it is said above; the rest is new." if row.said else "")
         elif row.sure:
-            lines.append(
-                f"{row.said:.0%} of it is said above." if row.said >= _SAME else "A value of the same thing as above."
-            )
+            lines.append("A text above says the same." if row.said == 1 else f"{row.said:.0%} of it is said above.")
         return [line for line in lines if line]
 
     def _listed(self) -> list[list[str]]:

@@ -80,7 +80,9 @@ class Candidates:
         concepts = tuple(self.concepts[i] for i in (text, *indices))
         if not indices and len(self.names) > 1:
             mean = self.directions[: len(self.names)].mean(0, keepdim=True)
-            directions, concepts = torch.cat([directions, mean]), (*concepts, Concept((OTHERS,)))
+            every = tuple(text for concept in self.concepts[: len(self.names)] for text in concept.texts)
+            rest = Concept(every if self.space.names else (OTHERS,))  # of a classifier a group of classes
+            directions, concepts = torch.cat([directions, mean]), (*concepts, rest)
         return Question(self.space, concepts, directions, self.options)
 
 

@@ -19,7 +19,7 @@ COLOURS = ((200, 80, 10), (20, 90, 170))  # of A and of B, which also the colour
 _INK, _GREY, _PAPER, _RULE = (24, 24, 27), (113, 113, 122), (255, 255, 255), (228, 228, 231)
 _TILE, _GAP, _MARGIN = 128, 8, 20
 _PLOT = 330  # pixels, width of the plot of scores
-_DOT = 3  # radius
+_DOTS = (6, 5, 4, 3, 2)  # radii: the largest with which all stacks fit
 _LINE = 20  # pixels from line to line
 _TEMPLATE = Path(__file__).parent / "page.html"
 
@@ -53,7 +53,7 @@ def block_picture(block: Block) -> render.Picture:
     height = _LINE + 2 * _TILE + _GAP + 4
     page = Image.new("RGB", (width, height), _PAPER)
     pen = ImageDraw.Draw(page)
-    _plot(pen, block, (0, 0, _PLOT, height))
+    _plot(pen, block, _PLOT, height)
     x = _PLOT + _MARGIN
     for side in (0, 1):
         pen.text((x, 0), _short(block.names[side], columns[side]), font=render.font(14), fill=COLOURS[side])
@@ -81,33 +81,40 @@ def _paste_mean(page: Image.Image, pen: ImageDraw.ImageDraw, block: Block, x: in
         page.paste(Image.fromarray(square), (x, _LINE + row * (_TILE + _GAP)))
 
 
-def _plot(pen: ImageDraw.ImageDraw, block: Block, box: tuple[int, int, int, int]) -> None:
+def _plot(pen: ImageDraw.ImageDraw, block: Block, width: int, height: int) -> None:
     """A dot per picture, stacked, A above B: where the colours lie apart, the text tells the sets apart."""
-    x0, y0, x1, y1 = box
     every = np.concatenate(block.scores)
-    low, high = float(every.min()), float(every.max())
-    scale = (x1 - x0 - 4 * _DOT) / ((high - low) or 1.0)
-    room = (y1 - y0 - 2 * _LINE - 3 * _LINE) // 2
+    low, span = float(every.min()), float(np.ptp(every)) or 1.0
+    room = (height - 4 * _LINE) // 2 - 14
+    dot = next(dot for dot in _DOTS if dot == _DOTS[-1] or _tallest(block, low, span, width, dot) * 2 * dot <= room)
+    scale = (width - 2 * dot) / span
     for side, own in enumerate(block.scores):
-        top = y0 + side * (room + _LINE) + _LINE
-        label = f"{block.names[side]}, {len(own)} pictures"
-        pen.text((x0, top - _LINE), _short(label, x1 - x0), font=render.font(14), fill=COLOURS[side])
-        base = top + room
-        pen.line((x0, base, x1, base), fill=_RULE)
-        bins = np.floor((own - low) * scale / (2 * _DOT)).astype(int)
+        top = side * (room + _LINE + 14)
+        label = f"{block.names[side]}: {len(own)} pictures"
+        pen.text((0, top), _short(label, width), font=render.font(14), fill=COLOURS[side])
+        base = top + _LINE + room
+        pen.line((0, base, width, base), fill=_RULE)
+        bins = np.floor((own - low) * scale / (2 * dot)).astype(int)
         counts = np.bincount(bins)
-        step = min(2.0 * _DOT, (room - 2 * _DOT) / max(int(counts.max()) - 1, 1))
-        for column in np.flatnonzero(counts):
+        step = min(2.0 * dot, (room - 2 * dot) / max(int(counts.max()) - 1, 1))
+        for column in np.flatnonzero(counts).tolist():
             for row in range(int(counts[column])):
-                x, y = x0 + (2 * column + 1) * _DOT, base - _DOT - row * step
-                pen.ellipse((x - _DOT, y - _DOT, x + _DOT, y + _DOT), fill=COLOURS[side])
-        middle = x0 + _DOT + (float(np.median(own)) - low) * scale
-        pen.polygon([(middle - 5, base + 8), (middle + 5, base + 8), (middle, base + 1)], fill=COLOURS[side])
-    text = "each dot a picture; to the right the text fits better"
-    pen.text((x0, y1 - 2 * _LINE), text, font=render.font(13), fill=_GREY)
-    y = y1 - _LINE // 2
-    pen.line((x0, y, x1, y), fill=_GREY)
-    pen.polygon([(x1, y), (x1 - 8, y - 4), (x1 - 8, y + 4)], fill=_GREY)
+                x, y = (2 * column + 1) * dot, base - dot - row * step
+                pen.ellipse((x - dot, y - dot, x + dot, y + dot), fill=COLOURS[side])
+        middle = dot + (float(np.median(own)) - low) * scale
+        pen.polygon([(middle - 5, base + 9), (middle + 5, base + 9), (middle, base + 2)], fill=COLOURS[side])
+    pen.text(
+        (0, height - 2 * _LINE), "a dot is a picture; further right it fits better", font=render.font(14), fill=_GREY
+    )
+    y = height - _LINE // 2
+    pen.line((0, y, width, y), fill=_GREY)
+    pen.polygon([(width, y), (width - 8, y - 4), (width - 8, y + 4)], fill=_GREY)
+
+
+def _tallest(block: Block, low: float, span: float, width: int, dot: int) -> int:
+    """How many dots the highest stack has."""
+    scale = (width - 2 * dot) / span / (2 * dot)
+    return max(int(np.bincount(np.floor((own - low) * scale).astype(int)).max()) for own in block.scores)
 
 
 def _short(text: str, width: int) -> str:

@@ -34,7 +34,8 @@ class Ranking:
         p: Of the Mann-Whitney test, both sides, for this text alone.
         corrected: The same corrected for the number of texts (Benjamini-Hochberg, false discovery rate).
         chance: How often the best of all texts does as well when the labels are shuffled (Westfall and Young).
-        said: 0..1, how much of its effect is already said by the texts before it that say something new.
+        said: 0..1, how much of its effect is already said by the texts before it that say something new; all of it
+            where one of them is a value of the same thing.
         order: The texts, best first: those that say something new, each the best when those before it are known; then
             the others by their effect.
         new: How many texts at the head of the order say something new.
@@ -167,7 +168,8 @@ def _selected(
     chosen: list[int] = []
     said = np.zeros(texts)
     while len(chosen) < min(most, texts, n - 3):
-        candidates = sure & (said < MOST_SAID) & ~np.isin(kin, kin[chosen])
+        candidates = sure & (said < MOST_SAID)
+        candidates[chosen] = False
         if not candidates.any():
             break
         best = int(np.where(candidates, np.abs(effect), -1.0).argmax())
@@ -178,7 +180,8 @@ def _selected(
         gap, within = gap - slopes * step, within - np.outer(own, slopes)
         left = gap / np.sqrt(np.maximum(np.square(within).sum(0), least) / (n - 2 - len(chosen)))
         share = 1 - np.divide(np.square(left), np.square(effect), out=np.zeros_like(left), where=effect != 0)
-        said = np.where(np.isin(np.arange(texts), chosen), said, share.clip(0, 1))
+        share = np.where(np.isin(kin, kin[chosen]), 1.0, share.clip(0, 1))
+        said = np.where(np.isin(np.arange(texts), chosen), said, share)
     return chosen, said
 
 
