@@ -28,9 +28,12 @@ import finercam_clip
 from finercam_clip import progress
 from finercam_clip.aviary import drawing, questions, world
 from finercam_clip.datasets import DataSet, find_truth, open_dataset
+from finercam_clip.datasets.cub import attribute_list, numbered
 from finercam_clip.datasets.truth import differences
+from finercam_clip.datasets.truth_files import PART_OF
 from finercam_clip.differences.candidates import Candidates, candidates_of
 from finercam_clip.differences.ranking import LEVEL, Ranking, rank
+from finercam_clip.errors import InputError
 from finercam_clip.evaluation.intervals import Interval, share
 from finercam_clip.evaluation.metrics import near, pointing
 from finercam_clip.explainer import Explainer
@@ -112,8 +115,8 @@ def one_trait(pool: Pool, trials: int) -> Record:
         found = world.TRAITS[best] in [(slot, value) for value in values]
         sure = bool(ranking.sure[best])
         side = int(ranking.effect[best] < 0)
-        clear = np.argsort(-np.abs(pool.scores[sets[side], best] - pool.scores[sets[1 - side], best].mean()))[:3]
-        places = [(pool, int(i), best) for i in (*sets[side][clear], *sets[side][:3])]
+        clear = np.argsort(-np.abs(pool.scores[sets[side], best] - pool.scores[sets[1 - side], best].mean()))[:2]
+        places = [(pool, int(i), best) for i in (*sets[side][clear], *sets[side][:2])]
         hits = [heat_on_part(*place) for place in places]
         trials_of.append(
             {
@@ -124,8 +127,8 @@ def one_trait(pool: Pool, trials: int) -> Record:
                 "sure": sure,
                 "new": ranking.new,
                 "auroc": float(ranking.auroc[best]),
-                "clearest": [hit for hit in hits[:3] if hit],
-                "any": [hit for hit in hits[3:] if hit],
+                "clearest": [hit for hit in hits[:2] if hit],
+                "any": [hit for hit in hits[2:] if hit],
             }
         )
     right = np.array([trial["found"] and trial["sure"] for trial in trials_of])
@@ -222,40 +225,35 @@ def speed(images: int = 500, texts: int = 2000, width: int = 512) -> Record:
 # ---------------------------------------------------------------------------------------------------------- photographs
 
 
-def cub_traits(dataset: DataSet, truth_classes: dict[str, Any]) -> list[tuple[str, Trait]]:
-    """The attribute table as texts: its part, and each value of a group against the others ("a red crown")."""
-    names = sorted({name for own in dataset.attributes.values() for name in own} | _attribute_names(dataset))
+def cub_traits(dataset: DataSet) -> list[tuple[str, Trait]]:
+    """The attribute table as texts: the part that each is about, and each value of a group against the others."""
+    listed = attribute_list(dataset.root)
+    if listed is None:
+        raise InputError(f"{dataset.root} has no list of attributes (attributes.txt)")
     groups: dict[str, list[str]] = {}
-    for name in names:
-        group, _, value = name.partition("::")
+    for name in numbered(listed).values():
+        group, _, value = name.removeprefix("has_").partition("::")
         groups.setdefault(group, []).append(value)
     traits = []
     for group, values in groups.items():
-        part = group.removeprefix("has_").rsplit("_", 1)[0].replace("_", " ")
-        texts = {value: _phrase(group, value) for value in values}
-        for value, text in texts.items():
-            others = tuple(other for key, other in texts.items() if key != value)
-            traits.append((part, Trait(f"{group}::{value}", text, others)))
+        texts = list(dict.fromkeys(phrase(group, value) for value in values))
+        traits += [
+            (PART_OF.get(group, "the whole bird"), Trait(f"{group} {i}", text, tuple(t for t in texts if t != text)))
+            for i, text in enumerate(texts)
+        ]
     return traits
 
 
-def _attribute_names(dataset: DataSet) -> set[str]:
-    from finercam_clip.datasets.cub import attribute_list, numbered
-
-    listed = attribute_list(dataset.root)
-    return set() if listed is None else set(numbered(listed).values())
-
-
-def _phrase(group: str, value: str) -> str:
-    """A text: "has_crown_color", "red" -> "a bird with a red crown"."""
-    words = value.split("_(")[0].replace("_", " ").replace("-", " ")
-    *part, kind = group.removeprefix("has_").split("_")
-    noun = " ".join(part)
-    if group in ("has_size", "has_shape", "has_primary_color"):
-        return f"a {words} bird" if group != "has_shape" else f"a bird shaped like a {words.removesuffix(' like')}"
+def phrase(group: str, value: str) -> str:
+    """A text: "crown_color", "red" -> "a bird with a red crown"."""
+    words = " ".join(value.partition("_(")[0].replace("_", " ").replace("-", " ").split())
+    noun, _, kind = group.replace("_", " ").rpartition(" ")
+    if group in ("size", "shape", "primary_color"):
+        return f"a {words.removesuffix(' like')}{' like' * (group == 'shape' and words.endswith('like'))} bird"
     if kind == "length":
-        return f"a bird with a bill {words}"
-    article = "" if noun in ("underparts", "upperparts") or noun.endswith("s") else "a "
+        return f"a bird with a bill {words.replace('same as', 'same length as the')}"
+    words = words.removesuffix("s").removesuffix(f" {noun}") if words.rstrip("s").endswith(noun) else words
+    article = "" if noun.endswith("s") else "an " if words[0] in "aeiou" else "a "
     return f"a bird with {article}{words} {noun}"
 
 
@@ -271,7 +269,7 @@ def of_cub(data: Path, explainer: Explainer, output: Path, pairs: int, images: i
     """
     dataset = open_dataset(data)
     truth = find_truth(dataset)
-    traits = cub_traits(dataset, truth.classes)
+    traits = cub_traits(dataset)
     candidates = candidates_of(explainer.loaded.space, [trait for _, trait in traits], None, Options())
     embeddings = _of_classes(dataset, explainer, output, images)
     leads = sorted(_leads(truth.classes, list(embeddings)), reverse=True)
@@ -291,22 +289,17 @@ def of_cub(data: Path, explainer: Explainer, output: Path, pairs: int, images: i
         scores = [candidates.scores(embeddings[name]) for name in (one, other)]
         ranking = rank(scores[0], scores[1], candidates.kin, most=8)
         rows = [traits[i] for i in ranking.order[:5]]
-        found = any(_same_part(own, part) for own, _ in rows)
+        found = any(own == part for own, _ in rows)
         texts = [trait.target for _, trait in rows]
         records.append({"pair": [one, other], "part": part, "lead": lead, "found": found, "rows": texts})
     by_part = {part: _share([r["found"] for r in records if r["part"] == part]) for part in sorted(counted)}
-    chance = float(np.mean([np.mean([_same_part(own, r["part"]) for own, _ in traits]) for r in records]))
+    chance = float(np.mean([np.mean([own == r["part"] for own, _ in traits]) for r in records]))
     return {
         "differing part within five rows": _share([record["found"] for record in records]),
         "by part": by_part,
         "share of the texts about it": chance,
         "pairs": records,
     }
-
-
-def _same_part(own: str, part: str) -> bool:
-    names = {"beak": "bill", "left eye": "eye", "right eye": "eye", "left wing": "wing", "right wing": "wing"}
-    return own.replace("head pattern", "head") == names.get(part, part)
 
 
 def _of_classes(dataset: DataSet, explainer: Explainer, output: Path, images: int) -> dict[str, NDArray[np.float32]]:
@@ -338,16 +331,31 @@ def _share(hits: list[bool]) -> Interval | None:
 # -------------------------------------------------------------------------------------------------------------- command
 
 
+NAMES = {
+    "one": "two sets of 100 that differ in one trait",
+    "null": "two sets of 100 of the same kind",
+    "two": "two sets that differ in two traits",
+    "speed": "2 x 500 images, 2,000 texts",
+    "cub": "two species that differ most in one part",
+}
+
+
 def table(figures: Record) -> str:
     """What was measured, in Markdown."""
     rows = []
     for name, record in figures.items():
+        trials = f", {record['trials']} trials" if "trials" in record else ""
         for figure, value in record.items():
             if isinstance(value, (list, tuple)) and len(value) == 3 and all(isinstance(v, float) for v in value):
-                rows.append([name, figure, f"{value[0]:.3f} [{value[1]:.3f}, {value[2]:.3f}]"])
-        if "seconds" in record:
-            rows += [[name, f"seconds, {how}", f"{seconds:.1f}"] for how, seconds in record["seconds"].items()]
-    return markdown(["what", "figure", "share [95 % interval]"], rows, numbers=1)
+                rows.append([NAMES[name] + trials, figure, f"{value[0]:.3f} ({value[1]:.3f} to {value[2]:.3f})"])
+        for how, seconds in record.get("seconds", {}).items():
+            rows.append([f"{NAMES[name]}, encoded before", f"seconds, {how}", f"{seconds:.1f}"])
+    return markdown(["what", "figure", "share, 95 % interval"], rows, numbers=1)
+
+
+def kept_table() -> str:
+    """The table of the last measurements."""
+    return table(json.loads(FIGURES.read_text(encoding="utf-8")))
 
 
 def main() -> None:
@@ -356,7 +364,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     parser.add_argument("--only", action="append", help="one, null, two, speed, cub; repeatable (all but cub)")
     parser.add_argument("--trials", type=int, default=100)
-    parser.add_argument("--pool", type=int, default=4000, help="drawn birds (%(default)s)")
+    parser.add_argument("--pool", type=int, default=2688, help="drawn birds (%(default)s)")
     parser.add_argument("--data", type=Path, help="CUB's folder")
     parser.add_argument("--model")
     parser.add_argument("--pretrained")
@@ -365,7 +373,7 @@ def main() -> None:
     arguments = parser.parse_args()
     figures: Record = json.loads(FIGURES.read_text(encoding="utf-8")) if FIGURES.exists() else {}
     if arguments.table:
-        print(table(figures))
+        print(kept_table())
         return
     make_folder(arguments.output)
     only = arguments.only or ["one", "null", "two", "speed"]

@@ -138,6 +138,11 @@ class Differences:
         a, b = (len(own) for own in self.scores)
         return f"{a} pictures of '{self.names[0]}', {b} of '{self.names[1]}'; {len(self.rows):,} texts; {self.model}"
 
+    def picture(self, count: int | None = None) -> render.Picture:
+        """The answer as one picture, uint8 [h, w, 3]: the headline, and the first `count` texts that have places."""
+        blocks = self.blocks()[:count]
+        return page_picture((self.headline(), self.sizes(), *self.notes), blocks)
+
     def save(self, folder: str | Path) -> Path:
         """Writes differ.csv, differ.png, index.html and its pictures: all of them, or none.
 
@@ -146,13 +151,12 @@ class Differences:
         """
         folder = Path(folder)
         blocks = self.blocks()
-        drawn = [block_picture(block) for block in blocks]
+        head = (self.headline(), self.sizes(), *self.notes)
         with staged(folder) as stage:
             make_folder(stage / "pictures")
-            for number, picture in enumerate(drawn, 1):
-                render.write_picture(stage / "pictures" / f"{number}.png", picture)
-            head = (self.headline(), self.sizes(), *self.notes)
-            render.write_picture(stage / "differ.png", page_picture(head, blocks, drawn))
+            for number, block in enumerate(blocks, 1):
+                render.write_picture(stage / "pictures" / f"{number}.png", block_picture(block))
+            render.write_picture(stage / "differ.png", page_picture(head, blocks))
             write_whole(stage / "differ.csv", self.to_csv().encode())
             write_whole(stage / "index.html", page_html(head, blocks, self._listed()).encode())
         return folder / "index.html"

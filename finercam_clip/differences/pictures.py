@@ -126,14 +126,14 @@ def _short(text: str, width: int) -> str:
     return text + "…"
 
 
-def page_picture(head: Sequence[str], blocks: Sequence[Block], drawn: Sequence[render.Picture]) -> render.Picture:
+def page_picture(head: Sequence[str], blocks: Sequence[Block]) -> render.Picture:
     """The whole answer as one picture.
 
     Args:
         head: The headline, the sizes, the notes.
         blocks: A text each.
-        drawn: Their pictures.
     """
+    drawn = [block_picture(block) for block in blocks]
     width = max((picture.shape[1] for picture in drawn), default=900) + 2 * _MARGIN
     lines: list[tuple[str, int, tuple[int, int, int]]] = []
     for number, text in enumerate(head):
