@@ -315,7 +315,7 @@ def _differ() -> NDArray[np.uint8]:
         Trait(" ".join(trait), world.describe((trait,)), tuple(map(world.describe, _siblings(trait))))
         for trait in world.TRAITS
     ]
-    return finercam_clip.differ(finercam_clip.load(), sets[0], sets[1], traits).picture(2)
+    return finercam_clip.differ(finercam_clip.load(), sets[0], sets[1], traits).picture(1)
 
 
 def _siblings(trait: world.Trait) -> list[tuple[world.Trait]]:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri
 from scipy.stats import false_discovery_control, mannwhitneyu, rankdata
+from scipy.stats import t as student
 
 Scores = NDArray[np.float64]  # [images, texts]
 Column = NDArray[np.float64]  # one value per text
@@ -37,7 +38,7 @@ class Ranking:
         said: 0..1, how much of its effect is already said by the texts before it that say something new; all of it
             where one of them is a value of the same thing.
         order: The texts, best first: those that say something new, each the best when those before it are known; then
-            the others by their effect.
+            the others by what is left of their effect.
         new: How many texts at the head of the order say something new.
     """
 
@@ -91,7 +92,8 @@ def rank(a: Scores, b: Scores, kin: NDArray[np.int64], *, most: int, seed: int =
         new=0,
     )
     chosen, said = _selected(a, b, plain.chance < LEVEL, kin, most)
-    others = [i for i in np.argsort(-np.abs(plain.effect), kind="stable").tolist() if i not in set(chosen)]
+    effect = np.abs(plain.effect)
+    others = [i for i in np.lexsort((-effect, -effect * np.sqrt(1 - said))).tolist() if i not in set(chosen)]
     return replace(plain, said=said, order=np.array(chosen + others, np.int64), new=len(chosen))
 
 
@@ -166,9 +168,10 @@ def _selected(
     within = np.concatenate([a - a.mean(0), b - b.mean(0)])
     least = _least(within, gap)
     chosen: list[int] = []
-    said = np.zeros(texts)
+    said, left, error = np.zeros(texts), effect, 1 / len(a) + 1 / len(b)
     while len(chosen) < min(most, texts, n - 3):
-        candidates = sure & (said < MOST_SAID)
+        p = 2 * student.sf(np.abs(left) / np.sqrt(error), n - 2 - len(chosen))
+        candidates = sure & (said < MOST_SAID) & (texts * p < LEVEL)
         candidates[chosen] = False
         if not candidates.any():
             break
@@ -176,6 +179,7 @@ def _selected(
         chosen.append(best)
         own, step = within[:, best].copy(), gap[best]
         squares = max(float(own @ own), least[best])
+        error += step * step / squares  # of the difference that the slope does not explain
         slopes = (own @ within) / squares
         gap, within = gap - slopes * step, within - np.outer(own, slopes)
         left = gap / np.sqrt(np.maximum(np.square(within).sum(0), least) / (n - 2 - len(chosen)))
