@@ -91,8 +91,8 @@ class Pool:
     def __init__(self, explainer: Explainer, path: Path, count: int) -> None:
         self.explainer = explainer
         self.candidates: Candidates = candidates_of(explainer.loaded.space, bird_traits(), None, Options())
-        self.values, embeddings = pooled(explainer, path, count)
-        self.scores = self.candidates.scores(embeddings)
+        self.values, self.embeddings = pooled(explainer, path, count)
+        self.scores = self.candidates.scores(self.embeddings)
 
     def with_values(self, rng: np.random.Generator, *traits: tuple[str, str]) -> NDArray[np.int64]:
         """At most `BIRDS` birds that have these traits, and others at random."""
@@ -158,6 +158,30 @@ def heat_on_part(pool: Pool, number: int, text: int) -> tuple[bool, bool] | None
     encoding = pool.explainer.encode(Image.fromarray(scene.image))
     peak = encoding.answer(pool.candidates.question(text)).peak
     return pointing(mask, peak), near(mask, peak, SIZE / encoding.grid[0])
+
+
+def contrasts(pool: Pool, trials: int) -> Record:
+    """How often the true trait has the largest effect, by what is subtracted from a text's logit."""
+    names = pool.candidates.concepts
+    logits = pool.explainer.loaded.space.scale * pool.embeddings @ pool.candidates.directions.cpu().numpy().T
+    logits = logits.astype(np.float64)
+    siblings = [list(own) for own in pool.candidates.contrasts]
+    ways = {
+        "the strongest sibling": pool.scores,
+        "the mean of the siblings": logits - np.stack([logits[:, own].mean(1) for own in siblings], 1),
+        "the mean of all texts": logits - logits[:, : len(names)].mean(1, keepdims=True),
+        "nothing": logits,
+    }
+    rng, hits = np.random.default_rng(4), {f"true trait first, less {name}": [] for name in ways}
+    for _ in range(trials):
+        slot = str(rng.choice(SLOTS))
+        values = [str(value) for value in rng.choice(world.SLOTS[slot], 2, replace=False)]
+        a, b = (pool.with_values(rng, (slot, value)) for value in values)
+        for figure, scores in zip(hits, ways.values(), strict=True):
+            spread = np.sqrt((scores[a].var(0, ddof=1) + scores[b].var(0, ddof=1)) / 2)
+            best = int((np.abs(scores[a].mean(0) - scores[b].mean(0)) / spread).argmax())
+            hits[figure].append(world.TRAITS[best] in [(slot, value) for value in values])
+    return {figure: _share(own) for figure, own in hits.items()} | {"trials": trials}
 
 
 def same_kind(pool: Pool, trials: int) -> Record:
@@ -333,6 +357,7 @@ def _share(hits: list[bool]) -> Interval | None:
 
 NAMES = {
     "one": "two sets of 100 that differ in one trait",
+    "contrasts": "two sets of 100 that differ in one trait, and what is subtracted from a logit",
     "null": "two sets of 100 of the same kind",
     "two": "two sets that differ in two traits",
     "speed": "2 x 500 images, 2,000 texts",
@@ -343,7 +368,7 @@ NAMES = {
 def table(figures: Record) -> str:
     """What was measured, in Markdown."""
     rows = []
-    for name, record in figures.items():
+    for name, record in sorted(figures.items(), key=lambda pair: list(NAMES).index(pair[0])):
         trials = f", {record['trials']} trials" if "trials" in record else ""
         for figure, value in record.items():
             if isinstance(value, (list, tuple)) and len(value) == 3 and all(isinstance(v, float) for v in value):
@@ -362,7 +387,9 @@ def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path)
-    parser.add_argument("--only", action="append", help="one, null, two, speed, cub; repeatable (all but cub)")
+    parser.add_argument(
+        "--only", action="append", help="one, contrasts, null, two, speed, cub; repeatable (all but cub)"
+    )
     parser.add_argument("--trials", type=int, default=100)
     parser.add_argument("--pool", type=int, default=2688, help="drawn birds (%(default)s)")
     parser.add_argument("--data", type=Path, help="CUB's folder")
@@ -376,11 +403,11 @@ def main() -> None:
         print(kept_table())
         return
     make_folder(arguments.output)
-    only = arguments.only or ["one", "null", "two", "speed"]
+    only = arguments.only or ["one", "contrasts", "null", "two", "speed"]
     steps: dict[str, Callable[[], Record]] = {"speed": speed}
-    if set(only) & {"one", "null", "two"}:
+    if set(only) & {"one", "contrasts", "null", "two"}:
         pool = Pool(finercam_clip.load(), arguments.output / "pool.npz", arguments.pool)
-        drawn = {"one": one_trait, "null": same_kind, "two": two_traits}
+        drawn = {"one": one_trait, "contrasts": contrasts, "null": same_kind, "two": two_traits}
         steps |= {name: partial(measure, pool, arguments.trials) for name, measure in drawn.items()}
     if "cub" in only:
         model = finercam_clip.load(arguments.model, arguments.pretrained)

@@ -131,7 +131,7 @@ def test_what_varies_on_its_own_is_new_and_what_follows_is_not() -> None:
 
 
 def test_values_of_one_thing_are_new_once() -> None:
-    a, b = noise(6, 40, 3) + np.array([2, -2, 1]), noise(7, 40, 3)
+    a, b = noise(6, 150, 3) + np.array([2, -2, 1]), noise(7, 150, 3)
     assert rank(a, b, alone(3), most=3).new == 3
     ranking = rank(a, b, np.array([0, 0, 2]), most=3)
     assert ranking.new == 2

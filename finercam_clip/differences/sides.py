@@ -14,6 +14,7 @@ from finercam_clip import checks
 from finercam_clip.concepts.names import ClassNames
 from finercam_clip.concepts.vocabulary import spoken
 from finercam_clip.datasets import DataSet, Item, open_dataset
+from finercam_clip.differences.ranking import FEWEST
 from finercam_clip.errors import InputError
 from finercam_clip.files import holds_run
 from finercam_clip.images import MAX_BYTES, ImageInput, read_image
@@ -114,13 +115,23 @@ def _of_class(dataset: DataSet, name: str) -> Side:
 def confusions(run: str) -> list[tuple[str, str, int]]:
     """The classes that a run's classifier confuses, most confused first: what images are, what they are taken for.
 
+    Only pairs of which two images at least are taken wrong, and two of the same class right: others cannot be compared.
+
+    Returns:
+        Class, the class that it is taken for, and how many images are.
+
     Raises:
-        InputError: It is no run of a classifier about each image's own class, or nothing in it is wrong.
+        InputError: It is no run of a classifier about each image's own class, or there are no such pairs.
     """
-    counts = Counter((true, taken) for _, true, taken in _answers(run) if true != taken)
-    if not counts:
-        raise InputError(f"{run}: the classifier is right about all images, so there is nothing to compare")
-    return [(true, taken, count) for (true, taken), count in counts.most_common()]
+    counts = Counter((true, taken) for _, true, taken in _answers(run))
+    pairs = [(true, taken, count) for (true, taken), count in counts.most_common() if true != taken]
+    enough = [(true, taken, n) for true, taken, n in pairs if min(n, counts[true, true]) >= FEWEST]
+    if not enough:
+        raise InputError(
+            f"{run}: there is no class of which the classifier takes at least two images for one other class, and two "
+            f"right; compare {run}:{CORRECT} with {run}:{WRONG}"
+        )
+    return enough
 
 
 def _of_run(run: str, which: str) -> Side:
