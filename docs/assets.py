@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import addresses
+import differ_study
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -37,6 +38,7 @@ from finercam_clip.methods import METHODS
 from finercam_clip.models.catalogue import families_table
 from finercam_clip.options import Options
 from finercam_clip.presets import PRESETS
+from finercam_clip.traits import Trait
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
@@ -197,6 +199,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "evaluate": lambda: benchmark.format_table(_evaluation("evaluate")),
     "siblings": lambda: benchmark.format_table(_evaluation("siblings")),
     "summary": _summary,
+    "differ": differ_study.kept_table,
     "ranking": _ranking,
     "sanity": _sanity,
 }
@@ -302,12 +305,30 @@ def _significance() -> NDArray[np.uint8]:
     return render.panel(tiles)
 
 
+def _differ() -> NDArray[np.uint8]:
+    """Forty birds with a red crown and forty with a blue one, everything else at random: what tells them apart?"""
+    sets = []
+    for side, colour in enumerate(("red", "blue")):
+        birds = [world.sample_bird(np.random.default_rng((i, side))).with_trait("crown", colour) for i in range(40)]
+        sets.append([drawing.draw(bird, (i, side), size=256, masks=False).image for i, bird in enumerate(birds)])
+    traits = [
+        Trait(" ".join(trait), world.describe((trait,)), tuple(map(world.describe, _siblings(trait))))
+        for trait in world.TRAITS
+    ]
+    return finercam_clip.differ(finercam_clip.load(), sets[0], sets[1], traits).picture(1)
+
+
+def _siblings(trait: world.Trait) -> list[tuple[world.Trait]]:
+    return [((trait[0], value),) for value in world.SLOTS[trait[0]] if value != trait[1]]
+
+
 PICTURES: dict[str, Callable[[], NDArray[np.uint8]]] = {
     "demo": _demo,
     "gamma": _gamma,
     "contrasts": _contrasts,
     "traits": _traits,
     "significance": _significance,
+    "differ": _differ,
 }
 
 

@@ -17,6 +17,7 @@ _HOMES = {
     "load": "models",
     "load_classifier": "models",
     "wrap": "models",
+    "differ": "differences",
     "fit": "fitting",
     "preset": "presets",
     "Explainer": "explainer",
@@ -34,6 +35,7 @@ __all__ = [
     "Options",
     "Question",
     "__version__",
+    "differ",
     "fit",
     "load",
     "load_classifier",
@@ -42,6 +44,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from finercam_clip.differences import differ
     from finercam_clip.errors import InputError
     from finercam_clip.explainer import Explainer, ImageEncoding
     from finercam_clip.explanation import Explanation

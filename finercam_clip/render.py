@@ -192,7 +192,7 @@ def panel(tiles: Sequence[Tile]) -> Picture:
     method = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
     for i, (tile, lines) in enumerate(zip(tiles, captions, strict=True)):
         x = margin + i * (column + margin)
-        pen.text((x, 9), tile.title, font=_font(17), fill=_INK)
+        pen.text((x, 9), tile.title, font=font(17), fill=_INK)
         page.paste(Image.fromarray(cv2.resize(tile.image, (w, h), interpolation=method)), (x, header))
         _mark(pen, tile, (x, header), factor, radius=9)
         _write(pen, (x, header + h + 8), lines, spacing=20)
@@ -218,7 +218,7 @@ def sheet(tiles: Sequence[Tile], columns: int, *, side: int = 180, title: str = 
     columns = min(columns, len(tiles))
     page = Image.new("RGB", (margin + columns * (side + margin), header + rows * (side + footer)), _PAPER)
     pen = ImageDraw.Draw(page)
-    pen.text((margin, 9), title, font=_font(17), fill=_INK)
+    pen.text((margin, 9), title, font=font(17), fill=_INK)
     for i, (tile, lines) in enumerate(zip(tiles, captions, strict=True)):
         x, y = margin + i % columns * (side + margin), header + i // columns * (side + footer)
         page.paste(Image.fromarray(fitted(tile.image, (side, side))), (x, y))
@@ -238,21 +238,21 @@ def _caption(tile: Tile, width: int, ink: Ink) -> list[tuple[str, Ink]]:
     lines = []
     for texts in zip_longest(caption, note, fillvalue=""):
         for text, tone in zip(texts, inks, strict=True):
-            lines += [(line, tone) for line in _wrapped(text, width)]
+            lines += [(line, tone) for line in wrapped(text, width)]
     return lines
 
 
 def _titled(tile: Tile, width: int) -> list[tuple[str, Ink]]:
     """The lines of a tile on a sheet. A long title gives way to what is written under it."""
     below = _caption(tile, width, _FAINT)[: _LINES - 1]
-    return [(line, _INK) for line in _wrapped(tile.title, width)][: _LINES - len(below)] + below
+    return [(line, _INK) for line in wrapped(tile.title, width)][: _LINES - len(below)] + below
 
 
 def _write(pen: ImageDraw.ImageDraw, corner: tuple[int, int], lines: list[tuple[str, Ink]], spacing: int) -> None:
     """Writes lines, each in its ink, under one another from a corner (x, y) on."""
     x, y = corner
     for row, (line, ink) in enumerate(lines):
-        pen.text((x, y + spacing * row), line, font=_font(14), fill=ink)
+        pen.text((x, y + spacing * row), line, font=font(14), fill=ink)
 
 
 def _mark(pen: ImageDraw.ImageDraw, tile: Tile, corner: tuple[float, float], factor: float, radius: int) -> None:
@@ -285,6 +285,11 @@ def shrunk(image: Picture) -> Picture:
     factor = TILE / max(image.shape[:2])
     size = tuple(max(round(side * factor), 1) for side in image.shape[1::-1])
     return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def stretched(image: Picture, shape: tuple[int, int]) -> Picture:
+    """An image as (H, W) pixels, whatever its own shape."""
+    return np.asarray(cv2.resize(image, shape[::-1], interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def write_picture(path: str | Path, image: Picture) -> Path:
@@ -343,21 +348,22 @@ def check_output(path: str | Path) -> Path:
 
 
 @lru_cache(maxsize=4)
-def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """The font of captions, `size` pixels high."""
     return ImageFont.load_default(size)
 
 
-def _wrapped(text: str, width: int) -> list[str]:
-    """The text in lines no wider than `width` pixels in the caption's font."""
+def wrapped(text: str, width: int, size: int = 14) -> list[str]:
+    """The text in lines no wider than `width` pixels in the caption's font, `size` pixels high."""
     lines = []
     for paragraph in text.splitlines():
         line = ""
         for word in paragraph.split():
             longer = f"{line} {word}".strip()
-            if line and _font(14).getlength(longer) > width:
+            if line and font(size).getlength(longer) > width:
                 lines.append(line)
                 longer = word
-            while (count := _fitting(longer, width)) < len(longer):  # a word too wide, or a script without spaces
+            while (count := _fitting(longer, width, size)) < len(longer):  # a word too wide, or a script without spaces
                 lines.append(longer[:count])
                 longer = longer[count:]
             line = longer
@@ -365,14 +371,14 @@ def _wrapped(text: str, width: int) -> list[str]:
     return lines
 
 
-def _fitting(text: str, width: int) -> int:
+def _fitting(text: str, width: int, size: int) -> int:
     """How many letters of a text fit into `width` pixels, at least 1.
 
     The search doubles, then halves. What it measures is a small multiple of what fits, however long the text is.
     """
 
     def is_wider(count: int) -> bool:
-        return _font(14).getlength(text[:count]) > width
+        return font(size).getlength(text[:count]) > width
 
     most = 1
     while most < len(text) and not is_wider(most):

@@ -28,7 +28,7 @@ FLOORS = (
     "datasets bench trial",
     "traits",
     "runs",
-    "evaluation exports",
+    "evaluation exports differences",
     "fitting aviary",
     "ui",
     "cli",

@@ -193,8 +193,8 @@ def test_a_caption_of_any_script_and_length_stays_in_its_column(caption: str) ->
 
 def test_a_longer_caption_makes_a_taller_panel_and_loses_no_word() -> None:
     text = " ".join(f"word{i}" for i in range(60))
-    assert " ".join(render._wrapped(text, 360)) == text
-    assert "".join(render._wrapped("x" * 400, 200)) == "x" * 400
+    assert " ".join(render.wrapped(text, 360)) == text
+    assert "".join(render.wrapped("x" * 400, 200)) == "x" * 400
     image = picture(10, 10)
     assert panel([Tile(image, "", text)]).shape[0] > panel([Tile(image, "", "short")]).shape[0] + 40
 
@@ -203,14 +203,14 @@ def test_a_longer_caption_makes_a_taller_panel_and_loses_no_word() -> None:
 @pytest.mark.parametrize("width", [180, 200, 360])
 def test_a_word_too_wide_for_a_line_fills_each_to_the_last_letter(text: str, width: int) -> None:
     length = ImageFont.load_default(14).getlength
-    lines = render._wrapped(text, width)
+    lines = render.wrapped(text, width)
     assert "".join(lines) == text
     assert all(length(line) <= width for line in lines)
     assert all(length(line + after[0]) > width for line, after in pairwise(lines))
 
 
 def test_a_line_too_narrow_for_a_letter_has_one() -> None:
-    assert render._wrapped("WWW i", 3) == ["W", "W", "W", "i"]
+    assert render.wrapped("WWW i", 3) == ["W", "W", "W", "i"]
 
 
 def test_a_word_of_any_length_is_wrapped_by_measuring_each_letter_a_few_times(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -223,14 +223,14 @@ def test_a_word_of_any_length_is_wrapped_by_measuring_each_letter_a_few_times(mo
     monkeypatch.setattr(ImageFont.FreeTypeFont, "getlength", counted)
     for count in (2_000, 20_000):
         measured.clear()
-        lines = render._wrapped("x" * count, 200)
+        lines = render.wrapped("x" * count, 200)
         assert "".join(lines) == "x" * count
         assert len(measured) < 20 * len(lines)
         assert sum(measured) < 20 * count
 
 
 def test_lines_of_a_caption_are_kept() -> None:
-    assert render._wrapped("a red crown\ncosine 0.3", 360) == ["a red crown", "cosine 0.3"]
+    assert render.wrapped("a red crown\ncosine 0.3", 360) == ["a red crown", "cosine 0.3"]
 
 
 def test_a_caption_is_in_ink_however_it_wraps_and_its_note_in_grey() -> None:

@@ -13,7 +13,7 @@ import warnings
 from typing import Any, NoReturn
 
 from finercam_clip import progress
-from finercam_clip.cli import data, evaluate, explain, fit, tables, traits
+from finercam_clip.cli import data, differ, evaluate, explain, fit, tables, traits
 from finercam_clip.cli.arguments import Run
 from finercam_clip.cli.terminal import complain, finish, prepare
 from finercam_clip.errors import InputError, UnfinishedError
@@ -54,7 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
         command.set_defaults(run=run)
         return command
 
-    for module in (explain, data, traits, fit, evaluate, tables):
+    for module in (explain, data, traits, differ, fit, evaluate, tables):
         module.add_commands(add_command)
     return parser
 

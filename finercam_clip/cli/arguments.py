@@ -155,14 +155,19 @@ def recipe_of(arguments: argparse.Namespace, classes: Sequence[str] = ()) -> Rec
     ).checked()
 
 
-def add_sharing_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds how a run is cut into shards, and who does which. What `sharing` reads stands here."""
+def add_shard_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds how a run is cut into shards. What `sharing` reads stands here."""
     parser.add_argument("--batch", type=int, default=16, help="images per forward pass (%(default)s)")
     parser.add_argument("--shard-size", type=int, default=512, help="images per shard, a file each (%(default)s)")
     parser.add_argument("--threads", type=int, help="threads that each process computes with (torch's own number)")
     parser.add_argument(
         "--shards", metavar="I/N", help="only each N-th shard from I on, 0 to N-1 (what Slurm says in srun, else 0/1)"
     )
+
+
+def add_sharing_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds how a run is cut into shards, and who does which."""
+    add_shard_arguments(parser)
     parser.add_argument(
         "--ray", nargs="?", const="", metavar="ADDRESS", help="on a Ray cluster (RAY_ADDRESS, or one on this machine)"
     )

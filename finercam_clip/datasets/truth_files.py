@@ -22,7 +22,7 @@ from finercam_clip.paths import entries, is_file, is_folder, look, place, read_t
 _COCO = ("annotations.json", "_annotations.coco.json")
 _POINTS, _MASKS = "points.csv", "masks"
 _TABLE = "class_attribute_labels_continuous.txt"
-_PART_OF = {  # CUB's groups of attributes -> the part that they are about; the others are about the whole bird
+PART_OF = {  # CUB's groups of attributes -> the part that they are about; the others are about the whole bird
     "bill_shape": "beak",
     "bill_length": "beak",
     "bill_color": "beak",
@@ -169,8 +169,8 @@ def _cub_classes(dataset: DataSet) -> dict[str, dict[str, Distributions]]:
         values = np.array([_number(word, f"{path}, line {number}") for word in words])
         parts: dict[str, Distributions] = {}
         for group, columns in groups.items():
-            if group in _PART_OF:
-                part, total = _PART_OF[group], values[columns].sum()
+            if group in PART_OF:
+                part, total = PART_OF[group], values[columns].sum()
                 parts[part] = (*parts.get(part, ()), values[columns] / (total if total > 0 else 1.0))
         classes[name] = parts
     return classes
