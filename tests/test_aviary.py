@@ -16,17 +16,17 @@ import finercam_clip
 from finercam_clip import Options
 from finercam_clip.aviary import benchmark, demo, drawing, world
 from finercam_clip.explainer import Explainer
-from finercam_clip.models.catalogue import BUNDLED_FOLDER
+from finercam_clip.models.catalogue import BUNDLED, BUNDLED_MODELS
 
 
 def test_bundled_weights_fit_the_wheel() -> None:
-    files = list(BUNDLED_FOLDER.glob("*.safetensors"))
+    files = list(BUNDLED_MODELS[BUNDLED].glob("*.safetensors"))
     assert len(files) == 1
     state = load_file(files[0])
     touched = (state["token_embedding.weight"] != 0).any(1)
     bytes_left = sum(t.numel() * 2 for name, t in state.items() if name != "token_embedding.weight")
     assert bytes_left + int(touched.sum()) * 256 < 12 * 2**20
-    config = json.loads((BUNDLED_FOLDER / "open_clip_config.json").read_text())
+    config = json.loads((BUNDLED_MODELS[BUNDLED] / "open_clip_config.json").read_text())
     assert config["model_cfg"]["vision_cfg"]["image_size"] == 160
 
 
@@ -99,8 +99,10 @@ def test_a_model_whose_weights_do_not_say_what_true_texts_reach_is_not_second_gu
     bundled: Explainer, tmp_path: Path
 ) -> None:
     """The same weights in a file without that figure: the similarity and the map are the same, the caution is gone."""
-    shutil.copy(BUNDLED_FOLDER / "open_clip_config.json", tmp_path)
-    save_file(load_file(BUNDLED_FOLDER / "open_clip_model.safetensors"), tmp_path / "open_clip_model.safetensors")
+    shutil.copy(BUNDLED_MODELS[BUNDLED] / "open_clip_config.json", tmp_path)
+    save_file(
+        load_file(BUNDLED_MODELS[BUNDLED] / "open_clip_model.safetensors"), tmp_path / "open_clip_model.safetensors"
+    )
     silent = finercam_clip.load(f"local-dir:{tmp_path}")
     image = drawing.draw(bird(3).with_trait("wing", "blue"), 3, size=256).image
     warned, plain = (explainer.explain(image, "a bird with a red wing") for explainer in (bundled, silent))

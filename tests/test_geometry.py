@@ -13,7 +13,7 @@ from reference.pictures import blob_at, centroid
 
 from finercam_clip.errors import InputError
 from finercam_clip.geometry import Geometry, geometry_of
-from finercam_clip.models.catalogue import BUNDLED_FOLDER
+from finercam_clip.models.catalogue import BUNDLED, BUNDLED_MODELS
 
 MODES = ("shortest", "squash", "longest")
 PICTURES = {"tall": (700, 210), "wide": (150, 640), "square": (300, 300), "small": (40, 31), "long": (60, 500)}
@@ -136,7 +136,7 @@ def test_an_unknown_resize_mode_is_an_error_that_lists_the_known() -> None:
 
 
 def test_the_bundled_models_resize_mode_has_a_geometry() -> None:
-    config = json.loads((BUNDLED_FOLDER / "open_clip_config.json").read_text())
+    config = json.loads((BUNDLED_MODELS[BUNDLED] / "open_clip_config.json").read_text())
     mode = config["preprocess_cfg"]["resize_mode"]
     side = config["model_cfg"]["vision_cfg"]["image_size"]
     assert geometry_of((300, 200), (side, side), mode).size == (side, side)

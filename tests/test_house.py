@@ -25,11 +25,11 @@ FLOORS = (
     "questions nulls",
     "explainer",
     "models",
-    "datasets bench trial",
+    "datasets bench trial training",
     "traits",
     "runs",
     "evaluation exports differences",
-    "fitting aviary",
+    "fitting aviary birds",
     "ui",
     "cli",
 )

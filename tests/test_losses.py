@@ -9,6 +9,7 @@ import pytest
 import torch
 from birds import bird, values_of
 
+from finercam_clip import training
 from finercam_clip.aviary import losses, world
 
 SIZES = [len(options) for options in world.SLOTS.values()]
@@ -97,15 +98,15 @@ def test_caption_loss_leaves_out_true_captions_of_others() -> None:
     similarities = torch.zeros(2, 4)
     tempting = similarities.clone()
     tempting[0, 1] = 50.0  # text 1 is true of picture 0 as well: no penalty for saying so
-    own = losses.caption_loss(tempting, true)
+    own = training.caption_loss(tempting, true)
     assert torch.isfinite(own)
-    assert own <= losses.caption_loss(similarities, true) + 1e-6
+    assert own <= training.caption_loss(similarities, true) + 1e-6
     wrong = similarities.clone()
     wrong[0, 2] = 50.0  # text 2 is picture 0's own caption with one trait changed
-    assert losses.caption_loss(wrong, true) > 10
+    assert training.caption_loss(wrong, true) > 10
 
 
 def test_caption_loss_of_equal_similarities_is_that_of_chance() -> None:
     true = torch.eye(3, 6, dtype=torch.bool)
     expected = (math.log(6) + math.log(3)) / 2  # a picture among six texts, a caption among three pictures
-    assert float(losses.caption_loss(torch.zeros(3, 6), true)) == pytest.approx(expected)
+    assert float(training.caption_loss(torch.zeros(3, 6), true)) == pytest.approx(expected)

@@ -20,7 +20,9 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
 LIMIT = 12_000_000  # bytes
-LEFT_OUT = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "__pycache__", "aviary-weights", "tests")
+LEFT_OUT = shutil.ignore_patterns(
+    ".*", "build", "dist", "*.egg-info", "__pycache__", "aviary-weights", "birds-weights", "tests"
+)
 
 
 def succeed(*command: str | Path, cwd: Path, **environment: str) -> str:
@@ -85,7 +87,8 @@ def test_the_source_archive_holds_weights_prompts_and_licence(archive: Path) -> 
     with tarfile.open(archive) as held:
         names = {name.split("/", 1)[1] for name in held.getnames() if "/" in name}
     assert {"LICENSE", "README.md", "CHANGELOG.md", "setup.cfg"} <= names
-    assert "finercam_clip/aviary/weights/open_clip_model.safetensors" in names
+    for model in ("aviary", "birds"):
+        assert f"finercam_clip/{model}/weights/open_clip_model.safetensors" in names
     assert {f"prompts/{path.name}" for path in (ROOT / "prompts").glob("*.*")} <= names
 
 
@@ -104,6 +107,7 @@ def test_types_license_and_the_models_config_are_in_the_wheel(contents: set[str]
 
 def test_the_bundled_weights_and_picture_are_in_the_wheel(contents: set[str]) -> None:
     assert "finercam_clip/aviary/weights/open_clip_model.safetensors" in contents
+    assert "finercam_clip/birds/weights/species.txt" in contents
     assert "finercam_clip/aviary/demo.png" in contents
 
 

@@ -61,7 +61,7 @@ def test_a_checkpoint_with_weights_that_are_not_finite_is_refused(
 
     folder = tmp_path / "model"
     folder.mkdir()
-    for file in catalogue.BUNDLED_FOLDER.glob("*.json"):
+    for file in catalogue.BUNDLED_MODELS[catalogue.BUNDLED].glob("*.json"):
         (folder / file.name).write_bytes(file.read_bytes())
     state = {key: tensor.clone().contiguous() for key, tensor in model_of(bundled).state_dict().items()}
     state[name].view(-1)[0] = value

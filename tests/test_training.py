@@ -13,6 +13,7 @@ from birds import bird, values_of
 from reference.models import maps, model_of, tokenizer_of
 from safetensors.torch import load_file, safe_open
 
+from finercam_clip import training
 from finercam_clip.aviary import drawing, network, samples, train, world
 from finercam_clip.explainer import Explainer
 
@@ -201,7 +202,7 @@ def test_what_single_patches_say_in_training_is_the_map_of_hirescam(bundled: Exp
 def test_texts_are_embedded_as_the_model_embeds_them(bundled: Explainer) -> None:
     tokens = tokenizer_of(bundled)(["a bird", "a bird with a red crown and a blue tail"])
     expected = model_of(bundled).encode_text(tokens, normalize=True)
-    torch.testing.assert_close(network.encode_texts(model_of(bundled), tokens), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(training.encode_texts(model_of(bundled), tokens), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_nearly_all_true_traits_reach_the_figure_that_goes_with_the_weights() -> None:

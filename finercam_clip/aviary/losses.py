@@ -1,4 +1,4 @@
-"""What the bundled model is trained on: five losses, none of which knows where a part is.
+"""What the bundled model is trained on: its losses, none of which knows where a part is.
 
 Shapes: B pictures, N patches per picture, K = all traits of the world in the order of `world.TRAITS`. Similarities are
 cosines times the model's logit scale. `values` [B, 2 birds, slots] holds which value each bird has in each slot, as an
@@ -46,22 +46,6 @@ def trait_loss(similarities: Tensor, values: Tensor, *, hard: bool) -> Tensor:
         losses.append(loss / math.log(scores.shape[1]) if hard else loss)
     each = torch.stack(losses)
     return (each.detach() / each.detach().sum() * each).sum() if hard else each.mean()
-
-
-def caption_loss(similarities: Tensor, true: Tensor) -> Tensor:
-    """InfoNCE between pictures and captions (van den Oord et al., 2018), with one hard negative per caption.
-
-    Args:
-        similarities: [B, 2B]. Text i < B is the caption of picture i; text B + i is the same with one trait changed.
-        true: bool [B, 2B], whether a text is true of a picture. Such a pair is never a negative.
-    """
-    own = torch.arange(len(similarities), device=similarities.device)
-    left_out = true.clone()
-    left_out[own, own] = False
-    masked = similarities.masked_fill(left_out, -torch.inf)
-    from_images = F.cross_entropy(masked, own)
-    from_texts = F.cross_entropy(masked[:, : len(own)].T, own)
-    return (from_images + from_texts) / 2
 
 
 def peak_loss(evidence: Tensor, values: Tensor) -> Tensor:

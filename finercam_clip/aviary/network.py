@@ -124,18 +124,3 @@ def local_attention(grid: tuple[int, int]) -> Tensor:
     mask[1:, 0] = -torch.inf
     mask[1:, 1:].masked_fill_((cells[:, None] - cells).abs().amax(-1) > 1, -torch.inf)
     return mask
-
-
-def encode_texts(model: open_clip.CLIP, tokens: Tensor) -> Tensor:
-    """Embeddings of texts, unit norm, [texts, D]: `model.encode_text` without what every text leaves empty.
-
-    Args:
-        model: The model.
-        tokens: [texts, context]. Columns that are padding in every text are left out. That changes nothing, because
-            attention is causal.
-    """
-    length = int((tokens != 0).sum(1).max())
-    x = model.token_embedding(tokens[:, :length]) + model.positional_embedding[:length]
-    x = model.transformer(x, attn_mask=model.attn_mask[:length, :length])
-    x = model.ln_final(x)[torch.arange(len(x)), tokens.argmax(1)]
-    return F.normalize(x @ model.text_projection, dim=-1)

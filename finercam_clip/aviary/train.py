@@ -37,15 +37,27 @@ import numpy as np
 import open_clip
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, safe_open, save_file
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader
 
 from finercam_clip.aviary import losses, world
-from finercam_clip.aviary.network import build_model, encode_texts, look, read_config, resized
+from finercam_clip.aviary.network import build_model, look, read_config, resized
 from finercam_clip.aviary.samples import Captions, Pictures, draw_captions
 from finercam_clip.options import Options
+from finercam_clip.training import (
+    WEIGHTS,
+    caption_loss,
+    checkpoint_metadata,
+    encode_texts,
+    logit_scale,
+    make_optimizer,
+    note,
+    package,
+    restore,
+    save_checkpoint,
+    set_rate,
+)
 
 GAMMA = Options.gamma
 EVIDENCE_SCALE = 4.0  # if few patches are to hold all that a picture has to say, one of them holds a quarter of it
@@ -132,24 +144,23 @@ def train(recipe: Recipe, output: Path, *, device: str, log: Path) -> None:
     total = sum(stage.steps for stage in recipe.stages)
     torch.manual_seed(0)
     seen = torch.zeros(config["model_cfg"]["text_cfg"]["vocab_size"], dtype=torch.bool)
-    saved = _metadata(checkpoint) if checkpoint.exists() else {}
+    saved = checkpoint_metadata(checkpoint)
     step = first_step = int(saved.get("step", 0))
     model = build_model(int(saved.get("size", recipe.stages[0].size))).to(device)
-    optimizer = make_optimizer(model, recipe)
+    optimizer = make_optimizer(model, recipe.weight_decay)
     if saved:
-        _restore(checkpoint, model, optimizer, seen)
+        restore(checkpoint, model, optimizer, seen)
     began = time.monotonic()
     averages: dict[str, float] = {}
     for stage, stop in _stages_left(recipe, step):
         if model.visual.image_size[0] != stage.size:
             model = resized(model, stage.size).to(device)
-            optimizer = make_optimizer(model, recipe)
+            optimizer = make_optimizer(model, recipe.weight_decay)
         seeds = range(world.TRAINING_SEEDS + step * recipe.batch, world.TRAINING_SEEDS + stop * recipe.batch)
         data = Pictures(stage.size, seeds, mean, std, pairs=stage.pairs)
         for pixels, values in DataLoader(data, batch_size=recipe.batch, num_workers=1, prefetch_factor=4):
             rng = np.random.default_rng((world.TRAINING_SEEDS, step))
-            for group in optimizer.param_groups:
-                group["lr"] = _learning_rate(stage, stop - step) * min(1.0, (step + 1) / recipe.warmup)
+            set_rate(optimizer, _learning_rate(stage, stop - step) * min(1.0, (step + 1) / recipe.warmup))
             captions = draw_captions(values, rng) if stage.captions else None
             tokens = tokenizer(_texts(captions, rng))
             seen[tokens.unique()] = True
@@ -165,14 +176,15 @@ def train(recipe: Recipe, output: Path, *, device: str, log: Path) -> None:
             if step % 100 == 0:
                 means = " ".join(f"{name} {value:.3f}" for name, value in averages.items())
                 rate = (step - first_step) * recipe.batch / (time.monotonic() - began)
-                scale = _scale(model).item()
-                _log(log, f"step {step}/{total} size {stage.size} {means} scale {scale:.1f} {rate:.0f} images/s")
+                scale = logit_scale(model).item()
+                note(log, f"step {step}/{total} size {stage.size} {means} scale {scale:.1f} {rate:.0f} images/s")
             if step % recipe.checkpoint_every == 0 or step == total:
                 accuracy = trait_accuracy(*held_out(model, tokenizer, mean, std))
-                _log(log, f"step {step} held-out trait accuracy: {accuracy}")
-                save_checkpoint(checkpoint, model, optimizer, seen, step)
+                note(log, f"step {step} held-out trait accuracy: {accuracy}")
+                at = {"step": str(step), "size": str(stage.size)}
+                save_checkpoint(checkpoint, model, optimizer, seen, at)
     package(model, seen, output, present_above(*held_out(model, tokenizer, mean, std)))
-    _log(log, f"done: {output / 'open_clip_model.safetensors'}")
+    note(log, f"done: {output / WEIGHTS}")
 
 
 def _texts(captions: Captions | None, rng: np.random.Generator) -> list[str]:
@@ -205,12 +217,12 @@ def batch_losses(
     with torch.autocast(pixels.device.type, torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
         seen = look(model, pixels, borrowed=stage.borrowed, local=local)
         embeddings = encode_texts(model, tokens).float()
-    scale = _scale(model)
+    scale = logit_scale(model)
     similarities = scale * seen.embeddings @ embeddings.T
     parts = {"traits": losses.trait_loss(similarities[:, :_TRAITS], values, hard=stage.hard)}
     if captions:
         true = captions.true.to(pixels.device)
-        parts["captions"] = losses.caption_loss(similarities[:, _TRAITS:-1], true)
+        parts["captions"] = caption_loss(similarities[:, _TRAITS:-1], true)
     if captions and stage.evidence:  # a stage with evidence has captions
         traits = embeddings[:_TRAITS]
         parts["peaks"] = losses.peak_loss(EVIDENCE_SCALE * scale * seen.evidence(traits), values)
@@ -234,19 +246,6 @@ def weighted(parts: dict[str, Tensor], stage: Stage) -> Tensor:
     if "generic" in parts:
         loss = loss + stage.generic * parts["generic"]
     return loss
-
-
-def _scale(model: open_clip.CLIP) -> Tensor:
-    scale: Tensor = model.logit_scale.exp().clamp(max=100)
-    return scale
-
-
-def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
-    """AdamW with weight decay on matrices only. The token table has none, because training sees few of its rows."""
-    matrices = [p for n, p in model.named_parameters() if p.ndim >= 2 and "embedding" not in n]
-    others = [p for n, p in model.named_parameters() if p.ndim < 2 or "embedding" in n]
-    groups = [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, betas=(0.9, 0.98))
 
 
 @torch.no_grad()
@@ -281,21 +280,6 @@ def present_above(cosines: Tensor, values: Tensor) -> float:
     return float(true.quantile(0.01))
 
 
-def package(model: open_clip.CLIP, seen: Tensor, output: Path, present: float) -> None:
-    """Writes the weights as fp16 safetensors.
-
-    Args:
-        model: What was trained.
-        seen: Which tokens training saw, bool [vocabulary]. The token table's rows of all others become exactly zero.
-        output: The folder of the file.
-        present: What `present_above` returns; it goes into the file's metadata.
-    """
-    state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
-    state["token_embedding.weight"] = state["token_embedding.weight"] * seen[:, None]
-    half = {name: tensor.half().contiguous() for name, tensor in state.items()}
-    save_file(half, output / "open_clip_model.safetensors", metadata={"present_above": f"{present:.3f}"})
-
-
 def _stages_left(recipe: Recipe, step: int) -> Iterator[tuple[Stage, int]]:
     """The stages that are not over at `step`, each with the step at which it ends."""
     stop = 0
@@ -309,45 +293,6 @@ def _learning_rate(stage: Stage, left: int) -> float:
     """The rate with `left` steps to go, without the warmup."""
     first, last = stage.rates
     return last + (first - last) * left / stage.steps
-
-
-def save_checkpoint(
-    path: Path, model: open_clip.CLIP, optimizer: torch.optim.Optimizer, seen: Tensor, step: int
-) -> None:
-    """Writes everything that the next step depends on: the model, the optimizer, the tokens seen and the step."""
-    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
-    for index, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
-    tensors["seen"] = seen
-    metadata = {"step": str(step), "size": str(model.visual.image_size[0])}
-    part = path.with_suffix(".part")
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part, metadata)
-    part.replace(path)
-
-
-def _metadata(path: Path) -> dict[str, str]:
-    with safe_open(path, "pt") as file:
-        return dict(file.metadata())
-
-
-def _restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, seen: Tensor) -> None:
-    """Puts a checkpoint into a fresh model, its fresh optimizer and `seen`."""
-    tensors = load_file(path)
-    seen |= tensors.pop("seen")
-    own = {name.removeprefix("model."): tensor for name, tensor in tensors.items() if name.startswith("model.")}
-    model.load_state_dict(own)
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, tensor in tensors.items():
-        if key.startswith("optimizer."):
-            _, index, name = key.split(".", 2)
-            state.setdefault(int(index), {})[name] = tensor
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-
-
-def _log(path: Path, line: str) -> None:
-    print(line, flush=True)
-    with path.open("a") as file:
-        file.write(line + "\n")
 
 
 def main(arguments: list[str] | None = None) -> int:

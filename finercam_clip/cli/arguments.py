@@ -56,7 +56,10 @@ def add_question_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what `load_named` reads."""
-    parser.add_argument("--model", help="an open_clip architecture or hf-hub:org/repo (default: the bundled model)")
+    parser.add_argument(
+        "--model",
+        help="an open_clip architecture, hf-hub:org/repo, or 'birds' (default: the bundled model of drawn birds)",
+    )
     parser.add_argument("--pretrained", help="its tag, a checkpoint file, or 'random'")
     parser.add_argument("--device", help="cuda, cpu, mps (default: CUDA if there is one)")
     parser.add_argument("--precision", default="fp32", help="fp32, fp16, bf16 (%(default)s)")

@@ -1,4 +1,4 @@
-"""The command `evaluate`: figures of drawn birds, of sanity checks, and of any data set."""
+"""The command `evaluate`: figures of drawn birds, of birds in photographs, of sanity checks, and of any data set."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from finercam_clip.cli.arguments import (
 from finercam_clip.errors import InputError
 from finercam_clip.options import Options
 
-_WORLDS = ("aviary", "sanity")
+_WORLDS = ("aviary", "birds", "sanity")
 _EVALUATED = ["hirescam", "gradcam"]  # methods on drawn birds, unless some are named
 
 
@@ -33,13 +33,14 @@ def add_commands(add_command: AddCommand) -> None:
         "finercam-clip evaluate CUB_200_2011 --split test --classifier BACKBONE --head birds.safetensors --output run",
         "finercam-clip evaluate photographs --classifier photos --about prediction --limit 500",
         "finercam-clip evaluate aviary --questions 100 --method hirescam --method legrad",
+        "finercam-clip evaluate birds --data CUB_200_2011 --model birds",
         "finercam-clip evaluate sanity",
     )
     command.add_argument(
         "what",
         metavar="DATASET",
-        help="a data set; or aviary: how often answers about drawn birds are right; or sanity: whether the maps depend "
-        "on what they should depend on",
+        help="a data set; or aviary: how often answers about drawn birds are right; or birds: the same of "
+        "birds in photographs; or sanity: whether the maps depend on what they should depend on",
     )
     command.add_argument("--method", "--methods", action="append", help="repeat for several, or 'all'")
     command.add_argument(
@@ -55,8 +56,8 @@ def add_commands(add_command: AddCommand) -> None:
         "--seed", type=int, default=0, help="draws the images, or is the first question's (%(default)s)"
     )
     command.add_argument("--json", action="store_true", help="print as JSON")
-    drawn = command.add_argument_group("aviary and sanity")
-    drawn.add_argument("--questions", type=int, help="held-out questions of each kind (aviary: 200, sanity: 50)")
+    drawn = command.add_argument_group("aviary, birds and sanity")
+    drawn.add_argument("--questions", type=int, help="questions of each kind (aviary and birds: 200, sanity: 50)")
     drawn.add_argument(
         "--causal",
         action=argparse.BooleanOptionalAction,
@@ -64,7 +65,13 @@ def add_commands(add_command: AddCommand) -> None:
         help="aviary: draw each bird again with its traits swapped",
     )
     drawn.add_argument("--siblings", action="store_true", help="aviary: contrasts are all other values of the trait")
-    drawn.add_argument("--kind", action="append", help="aviary: repeat for several (default: all)")
+    drawn.add_argument("--kind", action="append", help="aviary and birds: repeat for several (default: all)")
+    drawn.add_argument("--data", type=Path, help="birds: CUB-200-2011, or a part of it in its layout")
+    drawn.add_argument(
+        "--trained",
+        action="store_true",
+        help="birds: about the species that the model birds was trained on, not about others",
+    )
     real = command.add_argument_group("a data set")
     real.add_argument("--split", help="only this part of the data set: train, test, ...")
     real.add_argument("--limit", type=int, help="so many images, drawn at random")
@@ -103,9 +110,13 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 
 def _of_world(arguments: argparse.Namespace) -> str:
-    """The table, or JSON, of drawn birds or of sanity checks."""
+    """The table, or JSON, of drawn birds, of birds in photographs, or of sanity checks."""
     from finercam_clip.aviary import benchmark, questions, sanity
+    from finercam_clip.birds import benchmark as photographs
+    from finercam_clip.datasets import open_dataset
+    from finercam_clip.evaluation.rows import OBJECTIVES
     from finercam_clip.methods import METHODS
+    from finercam_clip.models.catalogue import BIRDS
     from finercam_clip.presets import PRESETS
 
     of_questions = (arguments.kind, arguments.method, arguments.objective, arguments.gamma, arguments.siblings)
@@ -114,20 +125,39 @@ def _of_world(arguments: argparse.Namespace) -> str:
     gammas = arguments.gamma or [None]
     if len(gammas) > 1:
         raise InputError(f"{arguments.what} takes one --gamma at a time")
+    rows: list[dict[str, Any]]
     settings = {"seed": arguments.seed}
     if arguments.questions is not None:
         settings["questions"] = arguments.questions
+    if arguments.what == "birds" and arguments.data is None:
+        raise InputError("evaluate birds asks about photographs: give CUB-200-2011 as --data")
+    if arguments.what != "birds" and (arguments.data is not None or arguments.trained):
+        raise InputError(f"--data and --trained are for birds, not for {arguments.what}")
+    if arguments.what == "birds" and arguments.model is None and arguments.classifier is None:
+        arguments.model = BIRDS
     explainer = load_named(arguments)
-    if arguments.what == "sanity":
+    if arguments.what == "birds":
+        answered = photographs.evaluate(
+            explainer,
+            open_dataset(arguments.data),
+            kinds=arguments.kind,
+            methods=[*METHODS, *PRESETS] if "all" in (arguments.method or []) else arguments.method or _EVALUATED[:1],
+            objectives=arguments.objective or OBJECTIVES,
+            gamma=gammas[0],
+            trained=arguments.trained,
+            **settings,
+        )
+        rows, table = [vars(row) for row in answered], photographs.format_table(answered)
+    elif arguments.what == "sanity":
         checks = sanity.check_sanity(explainer, **settings)
-        rows: list[dict[str, Any]] = [vars(check) | {"passed": check.passed} for check in checks]
+        rows = [vars(check) | {"passed": check.passed} for check in checks]
         table = sanity.format_table(checks)
     else:
         results = benchmark.evaluate(
             explainer,
             kinds=arguments.kind or list(questions.KINDS),
             methods=[*METHODS, *PRESETS] if "all" in (arguments.method or []) else arguments.method or _EVALUATED,
-            objectives=arguments.objective or benchmark.OBJECTIVES,
+            objectives=arguments.objective or OBJECTIVES,
             gamma=gammas[0],
             causal=arguments.causal,
             siblings=arguments.siblings,
@@ -143,9 +173,9 @@ def _of_dataset(arguments: argparse.Namespace) -> int:
     from finercam_clip.evaluation.referee import evaluate, working_methods
     from finercam_clip.evaluation.stopwatch import Stopwatch
 
-    for name in ("questions", "kind", "siblings"):
+    for name in ("questions", "kind", "siblings", "data", "trained"):
         if getattr(arguments, name) not in (None, False):
-            raise InputError(f"--{name} is for the aviary: a data set takes --limit")
+            raise InputError(f"--{name} is for the aviary or birds: a data set takes --limit")
     groups = arguments.figures or USUAL
     protocol = Protocol(
         about=arguments.about or "class",

@@ -22,7 +22,7 @@ from finercam_clip.datasets.lists import SEPARATOR, open_list, open_table
 from finercam_clip.datasets.report import DOWNLOADS, Report, check, download_hint
 from finercam_clip.datasets.streamed import is_hugging_face, is_tars, open_address, open_hugging_face, open_tars
 from finercam_clip.datasets.truth import Truth, check_truth
-from finercam_clip.datasets.truth_files import find_truth
+from finercam_clip.datasets.truth_files import class_values, find_truth
 from finercam_clip.errors import InputError
 from finercam_clip.paths import check_file, is_file, is_folder, look, place
 
@@ -79,6 +79,7 @@ __all__ = [
     "Truth",
     "check",
     "check_truth",
+    "class_values",
     "find_truth",
     "labelled",
     "open_dataset",

@@ -152,27 +152,42 @@ def _cub_boxes(dataset: DataSet) -> dict[str, Region]:
 
 
 def _cub_classes(dataset: DataSet) -> dict[str, dict[str, Distributions]]:
+    classes: dict[str, dict[str, Distributions]] = {}
+    for name, groups in class_values(dataset).items():
+        parts: dict[str, Distributions] = {}
+        for group, shares in groups.items():
+            if group in PART_OF:
+                part = PART_OF[group]
+                parts[part] = (*parts.get(part, ()), np.array(list(shares.values())))
+        classes[name] = parts
+    return classes
+
+
+def class_values(dataset: DataSet) -> dict[str, dict[str, dict[str, float]]]:
+    """What the classes of CUB-200-2011 look like: class -> group of attributes -> value -> its share of the group.
+
+    Shares sum to 1, or are all 0 where nobody has said anything. Empty where the data set has no such table.
+
+    Raises:
+        InputError: The table does not fit the classes, or the list of attributes.
+    """
     path = dataset.root / "attributes" / _TABLE
     listed = attribute_list(dataset.root)
     if not is_file(path) or listed is None:
         return {}
-    groups: dict[str, list[int]] = {}
-    for column, name in enumerate(numbered(listed).values()):
-        groups.setdefault(name.partition("::")[0].removeprefix("has_"), []).append(column)
+    columns = [name.removeprefix("has_").partition("::") for name in numbered(listed).values()]
     rows = [line.split() for line in read_text(path).splitlines() if line.strip()]
     if len(rows) != len(dataset.classes):
         raise InputError(f"{path} has {len(rows)} rows for {len(dataset.classes)} classes")
     classes = {}
     for number, (name, words) in enumerate(zip(dataset.classes, rows, strict=True), 1):
-        if len(words) != sum(map(len, groups.values())):
+        if len(words) != len(columns):
             raise InputError(f"{path}, line {number}: {len(words)} columns for another number of attributes")
-        values = np.array([_number(word, f"{path}, line {number}") for word in words])
-        parts: dict[str, Distributions] = {}
-        for group, columns in groups.items():
-            if group in PART_OF:
-                part, total = PART_OF[group], values[columns].sum()
-                parts[part] = (*parts.get(part, ()), values[columns] / (total if total > 0 else 1.0))
-        classes[name] = parts
+        groups: dict[str, dict[str, float]] = {}
+        for (group, _, value), word in zip(columns, words, strict=True):
+            groups.setdefault(group, {})[value] = _number(word, f"{path}, line {number}")
+        totals = {group: sum(values.values()) or 1.0 for group, values in groups.items()}
+        classes[name] = {g: {v: n / totals[g] for v, n in values.items()} for g, values in groups.items()}
     return classes
 
 

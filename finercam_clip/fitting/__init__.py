@@ -28,7 +28,7 @@ from finercam_clip.fitting.plan import Plan, planned
 from finercam_clip.fitting.regression import check_installed, fitted
 from finercam_clip.loaded import LoadedModel
 from finercam_clip.models import load_backbone
-from finercam_clip.models.catalogue import BUNDLED
+from finercam_clip.models.catalogue import BUNDLED_MODELS
 from finercam_clip.models.classifier import pooling_of
 from finercam_clip.models.fitted import IN_MEMORY
 from finercam_clip.models.heads import FITTED, HeadNotes, write_head
@@ -242,7 +242,7 @@ def _pretrained_of(loaded: LoadedModel) -> str | None:
         return str(resolved(origin))
     if isinstance(loaded.space, ClassSpace) and not loaded.tower.unit_norm:
         return None  # a tag of timm's, which its name has, or the package of 'photos'
-    return None if loaded.name == BUNDLED or origin == loaded.name else origin
+    return None if loaded.name in BUNDLED_MODELS or origin == loaded.name else origin
 
 
 __all__ = ["BATCH", "Fit", "fit", "outputs_of", "planned"]

@@ -23,8 +23,8 @@ def load(
 
     Args:
         name: An architecture of open_clip ("ViT-B-16"), "hf-hub:org/repo" (in open_clip's format), "hf:org/repo" or
-            "hf:folder" (in that of Hugging Face transformers), or nothing for the bundled model, which needs no
-            download and knows only its own world of drawn birds.
+            "hf:folder" (in that of Hugging Face transformers), or a bundled model, which needs no download: "birds"
+            knows parts of birds in photographs; nothing, or "aviary", is the one that knows drawn birds.
         pretrained: A tag of that architecture ("openai"), a local checkpoint file, or "random" for untrained weights.
         device: "cuda", "cpu", "mps"; by default CUDA if there is one, else the CPU.
         precision: "fp32" (the reference), "fp16" or "bf16".

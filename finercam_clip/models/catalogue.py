@@ -14,8 +14,10 @@ from finercam_clip.models.loading import RANDOM
 from finercam_clip.paths import check_file, look
 from finercam_clip.towers import FAMILIES, family_of_config, unsupported
 
-BUNDLED = "aviary"
-BUNDLED_FOLDER = Path(__file__).parents[1] / "aviary" / "weights"
+BUNDLED = "aviary"  # what is loaded where no model is named
+BIRDS = "birds"
+_PACKAGE = Path(__file__).parents[1]
+BUNDLED_MODELS = {name: _PACKAGE / name / "weights" for name in (BUNDLED, BIRDS)}  # name -> folder of its files
 
 
 @dataclass(frozen=True)
@@ -34,8 +36,11 @@ class Listed:
 
 
 def list_models() -> list[Listed]:
-    """The bundled model and every architecture of open_clip, in its order."""
-    listed = [Listed(BUNDLED, family_of_config(_vision_config(f"local-dir:{BUNDLED_FOLDER}")), ("bundled",))]
+    """The bundled models and every architecture of open_clip, in its order."""
+    listed = [
+        Listed(name, family_of_config(_vision_config(f"local-dir:{folder}")), ("bundled",))
+        for name, folder in BUNDLED_MODELS.items()
+    ]
     for name in open_clip.list_models():
         tags = tuple(open_clip.list_pretrained_tags_by_model(name))
         listed.append(Listed(name, family_of_config(_vision_config(name)), tags))
@@ -44,7 +49,7 @@ def list_models() -> list[Listed]:
 
 def families_table() -> str:
     """The table of families in Markdown, with how many of open_clip's architectures each has."""
-    names = [listed.family for listed in list_models() if listed.name != BUNDLED]
+    names = [listed.family for listed in list_models() if listed.name not in BUNDLED_MODELS]
     rows = []
     for tower in FAMILIES:
         family = tower.family

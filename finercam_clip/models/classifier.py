@@ -218,7 +218,7 @@ def _loaded(name: str, pretrained: str | None, headless: bool) -> tuple[Any, str
     if name == PHOTOS:
         if pretrained is not None:
             raise InputError("'photos' has its own weights; leave pretrained out")
-        return _photos(), f"package {_PACKAGE.replace('_', '-')}"
+        return photos_network(), f"package {_PACKAGE.replace('_', '-')}"
     if not timm.is_model(name.removeprefix("hf-hub:").partition(".")[0]) and not name.startswith("hf-hub:"):
         near = timm.list_models(f"*{name.partition('.')[0]}*")[:4]
         hint = f"; did you mean {', '.join(near)}?" if near else ""
@@ -255,7 +255,7 @@ def _fill(trunk: Any, name: str, checkpoint: str, headless: bool) -> None:
         raise MisfitError(checkpoint, name)
 
 
-def _photos() -> Any:
+def photos_network() -> Any:
     """EfficientNet-Lite0 with the weights of a registry package: its tensors are timm's in order and in shape."""
     spec = find_spec(_PACKAGE)
     if spec is None or spec.origin is None:

@@ -1,8 +1,9 @@
-"""CLIP models by name: architectures with tags or checkpoint files, the hub, the bundled one. open_clip loads them."""
+"""CLIP models by name: architectures with tags or checkpoint files, the hub, the bundled ones. open_clip loads them."""
 
 from __future__ import annotations
 
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,16 @@ from finercam_clip.concepts.texts import TextSpace
 from finercam_clip.concepts.tokens import Tokens
 from finercam_clip.errors import InputError, shown
 from finercam_clip.loaded import LoadedModel
-from finercam_clip.models.catalogue import BUNDLED, BUNDLED_FOLDER, check_family, check_pretrained
+from finercam_clip.models.catalogue import BIRDS, BUNDLED, BUNDLED_MODELS, check_family, check_pretrained
 from finercam_clip.models.heads import structure_of
 from finercam_clip.models.loading import RANDOM, device_named, dtype_named, loading_errors, seeded, warn_of_random
+from finercam_clip.models.trunk import register
 from finercam_clip.paths import check_file, entries, is_file, is_folder, is_folder_entry
 from finercam_clip.preprocess import Preprocess
 from finercam_clip.tensors import check_finite, unusable
 from finercam_clip.towers import tower_of
+
+_TERMS = "the model birds has learned from photographs of CUB-200-2011: it is for research only (see its model card)"
 
 
 def loaded_clip(name: str | None, pretrained: str | None, device: str | None, precision: str) -> LoadedModel:
@@ -34,6 +38,9 @@ def loaded_clip(name: str | None, pretrained: str | None, device: str | None, pr
     source, tag, origin = _source(None if name is None else str(name), None if pretrained is None else str(pretrained))
     if tag == RANDOM:
         warn_of_random(source)
+    if name == BIRDS:
+        register()
+        warnings.warn(_TERMS, stacklevel=3)
     with loading_errors(source if name else BUNDLED, tag), seeded():
         _check_files(source, tag)
         model = open_clip.create_model(
@@ -109,10 +116,10 @@ def _source(name: str | None, pretrained: str | None) -> tuple[str, str | None, 
     Raises:
         InputError: The name, tag or file cannot be used; the message says which can.
     """
-    if name is None or name == BUNDLED:
+    if name is None or name in BUNDLED_MODELS:
         if pretrained is not None:
-            raise InputError("the bundled model has its own weights; name an architecture to go with --pretrained")
-        return f"local-dir:{BUNDLED_FOLDER}", None, "bundled"
+            raise InputError("a bundled model has its own weights; name an architecture to go with --pretrained")
+        return f"local-dir:{BUNDLED_MODELS[name or BUNDLED]}", None, "bundled"
     if name.startswith(("hf-hub:", "local-dir:")):
         if pretrained is not None:
             raise InputError(f"{name} brings its own weights; leave pretrained out")

@@ -18,9 +18,10 @@ from finercam_clip.ui.models import model_names
 HEAD = """<h1>finercam_clip</h1>
 <p>Which pixels speak for the target and not for its contrasts? They are bright in the difference. The ring marks the
 hottest one.</p>"""
-_MODELS = """The model <b>aviary</b> is bundled and knows drawn birds only. <b>photos</b> knows 1,000 classes of
-photographs by their names: leave the target empty to see what it predicts. All others are CLIP models of open_clip,
-which take any text. They are downloaded when they are first chosen."""
+_MODELS = """The models <b>birds</b> and <b>aviary</b> are bundled: they know parts of birds, the one in photographs,
+the other in drawings. <b>photos</b> knows 1,000 classes of photographs by their names: leave the target empty to see
+what it predicts. All others are CLIP models of open_clip, which take any text. They are downloaded when they are first
+chosen."""
 _BEFORE = """<div class="fc-wait">Drop an image, say what to look for, and ask.<br>
 With <b>photos</b> the target may stay empty.</div>"""
 _STRIP_SCRIPT = Path(__file__).parent / "strip.js"

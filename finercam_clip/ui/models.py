@@ -15,7 +15,7 @@ from huggingface_hub import constants, try_to_load_from_cache
 from finercam_clip import models, progress
 from finercam_clip.errors import InputError, shown
 from finercam_clip.explainer import Explainer
-from finercam_clip.models.catalogue import BUNDLED, list_models
+from finercam_clip.models.catalogue import BIRDS, BUNDLED, BUNDLED_MODELS, list_models
 from finercam_clip.models.classifier import PHOTOS
 from finercam_clip.models.loading import RANDOM
 from finercam_clip.options import Precision
@@ -30,8 +30,8 @@ def model_named(name: str, *, device: str | None = None, precision: Precision = 
     """Loads the model with a name on the page.
 
     Args:
-        name: "aviary" (the bundled model), "photos", "hf-hub:org/repo", or an architecture of open_clip and its
-            weights, with a space between them.
+        name: "aviary" or "birds" (the bundled models), "photos", "hf-hub:org/repo", or an architecture of open_clip and
+            its weights, with a space between them.
         device: As in `load`.
         precision: As in `load`.
 
@@ -54,14 +54,14 @@ def model_named(name: str, *, device: str | None = None, precision: Precision = 
 
 def model_names() -> list[str]:
     """The names that `model_named` takes: first the models that need no download, then all others of open_clip."""
-    published = [f"{row.name} {tag}" for row in list_models() if row.name != BUNDLED for tag in row.weights]
-    return list(dict.fromkeys([BUNDLED, PHOTOS, *downloaded(), *published]))
+    published = [f"{row.name} {tag}" for row in list_models() if row.name not in BUNDLED_MODELS for tag in row.weights]
+    return list(dict.fromkeys([*BUNDLED_MODELS, PHOTOS, *downloaded(), *published]))
 
 
 def name_of(explainer: Explainer) -> str:
     """The name of a loaded model on the page."""
     loaded = explainer.loaded
-    alone = loaded.name in (BUNDLED, PHOTOS) or loaded.name == loaded.pretrained
+    alone = loaded.name in (*BUNDLED_MODELS, PHOTOS) or loaded.name == loaded.pretrained
     return loaded.name if alone else f"{loaded.name} {loaded.pretrained}"
 
 
@@ -83,8 +83,8 @@ def keeping_models(first: Explainer) -> Callable[[str], Explainer]:
 def first_model(*, device: str | None = None, precision: Precision = "fp32") -> Explainer:
     """The model that the page opens with where none is named.
 
-    Visitors bring photographs. So it is `photos` if that is installed, else the smallest CLIP that was downloaded
-    before, else the bundled model.
+    Visitors bring photographs, and texts. So it is the smallest CLIP that was downloaded before, else `birds`, which
+    needs no download.
 
     Args:
         device: As in `load`.
@@ -93,7 +93,7 @@ def first_model(*, device: str | None = None, precision: Precision = "fp32") -> 
     Raises:
         InputError: The device or the precision cannot be used.
     """
-    for name in (PHOTOS, *downloaded()):
+    for name in (*downloaded(), BIRDS):
         try:
             with progress.waiting(f"loading {name}"):
                 return model_named(name, device=device, precision=precision)
@@ -124,7 +124,7 @@ def _tagged() -> Iterator[tuple[str, str, tuple[str, ...]]]:
     """
     mismatched = []
     for row in list_models():
-        if row.name == BUNDLED or row.family is None:
+        if row.name in BUNDLED_MODELS or row.family is None:
             continue
         quick = bool(open_clip.get_model_config(row.name).get("quick_gelu"))
         for tag in row.weights:

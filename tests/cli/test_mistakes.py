@@ -48,7 +48,7 @@ WRONG_MODELS: dict[str, tuple[list[str], list[str]]] = {
     "missing checkpoint": (["--model", "ViT-B-32", "--pretrained", "mine.pt"], ["mine.pt", "no such checkpoint"]),
     "missing checkpoint folder": (["--model", "ViT-B-32", "--pretrained", "a/b"], ["a/b", "no such checkpoint"]),
     "endless checkpoint name": (["--model", "ViT-B-32", "--pretrained", "c" * 300], ["c" * 40]),
-    "weights for the bundled model": (["--pretrained", "openai"], ["the bundled model has its own weights"]),
+    "weights for the bundled model": (["--pretrained", "openai"], ["a bundled model has its own weights"]),
     "weights for a model of the hub": (["--model", "hf-hub:a/b", "--pretrained", "openai"], ["hf-hub:a/b"]),
     "missing model folder": (["--model", "local-dir:nowhere"], ["local-dir:nowhere"]),
     "unknown precision": (["--precision", "fp8"], ["'fp8'", "fp32, fp16, bf16"]),
@@ -65,10 +65,10 @@ def test_a_model_that_cannot_be_loaded_is_refused(refused: Refused, model: list[
 def test_a_model_without_its_weights_never_explains_with_random_ones(
     refused: Refused, folder: Path, monkeypatch: pytest.MonkeyPatch, which: str
 ) -> None:
-    config = catalogue.BUNDLED_FOLDER / "open_clip_config.json"
+    config = catalogue.BUNDLED_MODELS[catalogue.BUNDLED] / "open_clip_config.json"
     (folder / "model").mkdir()
     (folder / "model" / config.name).write_bytes(config.read_bytes())
-    monkeypatch.setattr(openclip, "BUNDLED_FOLDER", folder / "model")
+    monkeypatch.setitem(openclip.BUNDLED_MODELS, catalogue.BUNDLED, folder / "model")
     model = [] if which == "the bundled model" else ["--model", f"local-dir:{folder / 'model'}"]
     refused(["explain", "bird.jpg", *QUESTION, *model], "weights")
 

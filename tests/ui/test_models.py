@@ -52,7 +52,7 @@ def test_what_was_downloaded_is_known_by_name_the_smallest_first(cache: Path) ->
     cached(cache, "someone/birds-clip", "open_clip_config.json", json.dumps(config).encode())
     cached(cache, "someone/birds-clip", "open_clip_model.safetensors", bytes(100))
     assert downloaded() == ["hf-hub:someone/birds-clip", "ViT-B-32 laion2b_s34b_b79k", "ViT-L-14 laion2b_s32b_b82k"]
-    assert model_names()[:3] == ["aviary", "photos", "hf-hub:someone/birds-clip"]
+    assert model_names()[:4] == ["aviary", "birds", "photos", "hf-hub:someone/birds-clip"]
     assert len(model_names()) == len(set(model_names()))
 
 
@@ -88,12 +88,13 @@ def load_order(monkeypatch: pytest.MonkeyPatch, bundled: Explainer, failing: set
 def test_the_page_opens_with_photographs_where_it_can(
     cache: Path, bundled: Explainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert load_order(monkeypatch, bundled, set()) == ["photos"]
-    assert load_order(monkeypatch, bundled, {"photos"}) == ["photos", "aviary"]
+    assert load_order(monkeypatch, bundled, set()) == ["birds"]
+    assert load_order(monkeypatch, bundled, {"birds"}) == ["birds", "aviary"]
     cached(cache, repository_of("ViT-B-32", "laion2b_s34b_b79k"), "open_clip_model.safetensors", bytes(200))
     clip = "ViT-B-32 laion2b_s34b_b79k"
-    assert load_order(monkeypatch, bundled, {"photos"}) == ["photos", clip]
-    assert load_order(monkeypatch, bundled, {"photos", clip}) == ["photos", clip, "aviary"]
+    assert load_order(monkeypatch, bundled, set()) == [clip]
+    assert load_order(monkeypatch, bundled, {clip}) == [clip, "birds"]
+    assert load_order(monkeypatch, bundled, {clip, "birds"}) == [clip, "birds", "aviary"]
 
 
 def test_a_wrong_device_is_an_error_all_the_same(cache: Path) -> None:
