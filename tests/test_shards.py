@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 from reference.folders import tree
-from reference.killed import SETTINGS
+from reference.killed import SETTINGS, small
 
 from finercam_clip import InputError
 from finercam_clip.cli import main
@@ -87,20 +91,51 @@ def test_killed_at_random_moments_nothing_is_lost_and_nothing_computed_twice(
     seeds: range, whole: Path, birds: Path, tmp_path: Path
 ) -> None:
     """By one process, or by two that share the run, in turns."""
+    _check_killed("bundled", birds, tmp_path, SETTINGS, seeds, whole)
+
+
+def _check_killed(model: str, dataset: Path, folder: Path, settings: dict[str, Any], seeds: range, whole: Path) -> None:
     subprocess.run(
-        [sys.executable, str(KILLED), str(birds), str(tmp_path), *map(str, seeds)],
+        [sys.executable, str(KILLED), model, str(dataset), str(folder), json.dumps(settings), *map(str, seeds)],
         check=True,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
     )
     for seed in seeds:
-        assert tree(tmp_path / str(seed)) == tree(whole)
+        assert tree(folder / str(seed)) == tree(whole)
         done: set[str] = set()
-        for line in (tmp_path / f"{seed}.log").read_text().splitlines():
+        for line in (folder / f"{seed}.log").read_text().splitlines():
             word, number = line.split()
             assert number not in done
             done |= {number} if word == "done" else set()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
+@pytest.mark.parametrize("seeds", [range(2), range(2, 12)], ids=["two", "ten"])
+def test_two_thousand_photographs_survive_every_schedule(seeds: range, tmp_path: Path) -> None:
+    photographs = tmp_path / "photographs"
+    photographs.mkdir()
+    for number, source in enumerate(_photographs(2000)):
+        (photographs / f"{number:04}.jpg").write_bytes(source)
+    settings: dict[str, Any] = {"target": "robin", "contrasts": ["wren"], "shard_size": 128, "batch": 16, "threads": 1}
+    generate(small(), open_dataset(photographs), tmp_path / "whole", **settings)
+    assert len(read_manifest(tmp_path / "whole")) == 2000
+    (tmp_path / "runs").mkdir()
+    _check_killed("small", photographs, tmp_path / "runs", settings, seeds, tmp_path / "whole")
+
+
+def _photographs(count: int) -> Iterator[bytes]:
+    """JPEG files: real ones where they are, else noise."""
+    real = sorted((Path(__file__).parents[2] / "shared" / "data" / "cub-crops" / "images").rglob("*.jpg"))[:count]
+    for path in real:
+        yield path.read_bytes()
+    for number in range(count - len(real)):
+        pixels = np.random.default_rng(number).integers(0, 256, (24, 32, 3), dtype=np.uint8)
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).resize((160, 120)).save(buffer, "jpeg")
+        yield buffer.getvalue()
 
 
 def test_another_mount_goes_on_with_the_same_run(whole: Path, birds: Path, tmp_path: Path, bundled: Explainer) -> None:

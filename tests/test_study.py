@@ -11,6 +11,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "docs"))
 
+import significance
 import study
 import study_parts
 import study_tables
@@ -23,6 +24,21 @@ def test_the_tables_are_those_of_the_figures_that_are_kept() -> None:
     assert study_tables.filled(text) == text, "python docs/study.py --tables"
     for name in study_tables.TABLES:
         assert f"<!-- begin {name} -->" in text, name
+
+
+def test_the_tables_of_p_values_are_those_of_the_figures_that_are_kept() -> None:
+    text = significance.PAGE.read_text(encoding="utf-8")
+    assert significance.filled(text) == text, "python docs/significance.py --tables"
+    for name in significance.TABLES:
+        assert f"<!-- begin {name} -->" in text, name
+
+
+def test_the_dimensions_of_maps_are_how_many_are_independent() -> None:
+    rng = np.random.default_rng(0)
+    basis = np.linalg.qr(rng.normal(size=(49, 49)))[0]
+    for count in (1, 3, 40):
+        maps = (rng.normal(size=(20_000, count)) @ basis[:count]).reshape(-1, 7, 7)
+        assert significance._dimensions(maps) == pytest.approx(count, rel=0.05)
 
 
 def test_no_two_cells_share_a_folder() -> None:
