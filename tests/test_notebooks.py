@@ -53,7 +53,7 @@ def test_a_notebook_runs_from_top_to_bottom_without_a_hub(executed: tuple[str, A
     said = "".join(outputs(cell) for cell in code)
     assert not PRIVATE.search(said), said
     if name == "quickstart":
-        assert "No photo for now: the weights of ViT-B-16 (openai) could not be downloaded" in said
+        assert "No photo: with a path in PHOTO, this cell explains it." in said
         assert "is the negative: True" in said
         assert "the target may not be there" in said
         assert "| random weights, output down to patch embedding |" in said
