@@ -45,7 +45,8 @@ class Options:
             target's (the paper); "concepts" takes those whose directions are nearest, on any image. None is "logits"
             for a classifier and "concepts" for CLIP.
         null: Concepts whose maps the target's is compared with (`Explanation.p_value`): a name in prompts/, as
-            "everyday" or "traits", a text file, or texts; for a classifier "classes"; None for no comparison.
+            "everyday" or "traits", a text file, or texts; for a classifier "classes" or "nearest"; None for no
+            comparison.
     """
 
     method: str = "hirescam"

@@ -20,6 +20,7 @@ from finercam_clip.concepts.vocabulary import read_prompts
 from finercam_clip.evaluation.metrics import auroc
 from finercam_clip.explainer import Explainer
 from finercam_clip.significance import FEWEST, HARDLY, LEVEL, p_values, significance_of
+from finercam_clip.tensors import unit_norm
 
 MAPS = np.random.default_rng(0).normal(size=(40, 3, 4)).astype(np.float32)
 WORDS = [f"a {size} {colour} thing" for size in ("small", "large", "round", "flat") for colour in "abcdefgh"]
@@ -200,6 +201,25 @@ def test_the_null_of_a_classifier_is_its_other_classes(photos: Explainer) -> Non
     assert 980 < answer.significance.texts < 997
     with pytest.raises(InputError, match="null='classes'"):
         photos.explain(NOISE, "toaster", null="everyday")
+
+
+def test_the_nearest_classes_are_those_whose_rows_are_most_like_the_targets(
+    photos: Explainer, bundled: Explainer
+) -> None:
+    """But for the bias, which is the last dimension."""
+    null = photos.question("toaster", ("waffle iron",), null="nearest").null
+    every = photos.question("toaster", ("waffle iron",), null="classes").null
+    assert null is not None
+    assert every is not None
+    own = unit_norm(photos.embed(["toaster"])[0, :-1])
+    rows = unit_norm(every.directions[:, :-1])
+    cosines = {concept.key: float(row @ own) for concept, row in zip(every.concepts, rows, strict=True)}
+    names = [concept.key for concept in null.concepts]
+    assert 58 <= len(names) <= 60
+    others = [key for key in cosines if key not in names]
+    assert min(cosines[key] for key in names) > np.quantile([cosines[key] for key in others], 0.95)
+    with pytest.raises(InputError, match="null='nearest' is for classifiers"):
+        bundled.question("a red crown", (), null="nearest")
 
 
 def test_a_method_that_is_not_linear_tells_the_price_first(tiny: Explainer) -> None:

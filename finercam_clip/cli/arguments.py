@@ -37,7 +37,8 @@ def add_question_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--templates", help="ways to write a concept: a name in prompts/ or a text file")
     parser.add_argument("--background", help="further contrasts, of scenery: a name in prompts/ or a text file")
     parser.add_argument(
-        "--null", help="is it more than chance? texts to compare with: 'everyday', 'traits', a file; or 'classes'"
+        "--null",
+        help="is it more than chance? texts to compare with: 'everyday', 'traits', a file; 'classes', 'nearest'",
     )
     parser.add_argument(
         "--method", default=Options.method, help="how the map is made (%(default)s; finercam-clip methods lists all)"

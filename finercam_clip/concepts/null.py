@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from finercam_clip.concepts import Concept, ConceptSpace
@@ -15,7 +14,8 @@ from finercam_clip.errors import InputError
 from finercam_clip.options import Options, Texts
 from finercam_clip.significance import FEWEST, LEVEL
 
-CLASSES = "classes"  # what null= calls all classes of a classifier
+CLASSES, NEAREST = "classes", "nearest"  # what null= calls all classes of a classifier, and those that are most alike
+_ALIKE = 60  # how many those are
 # The p-value at which a region stands out, for packaged vocabularies of a closed world. One in eight of the aviary's
 # traits is true of any bird: the map of a true text is often only the fourteenth of all.
 _LEVELS = {"aviary": 0.15}
@@ -57,7 +57,8 @@ def null_of(space: ConceptSpace, concepts: Sequence[Concept], options: Options) 
     """The null of a question, or None without `Options.null`.
 
     Concepts near the target are left out, because what they light up is no chance. Near are those whose cosine with
-    the target is at least halfway between 1 and the mean cosine of two concepts of the null.
+    the target is at least halfway between 1 and the mean cosine of two concepts of the null. The null "nearest" holds
+    the classes that are nearest to the target of those that are left.
 
     Args:
         space: Where concepts are directions.
@@ -77,7 +78,9 @@ def null_of(space: ConceptSpace, concepts: Sequence[Concept], options: Options) 
     own, bare = bare[0], bare[1:]
     pairs = len(bare) * (len(bare) - 1)
     typical = (bare.sum(0).square().sum() - len(bare)) / max(pairs, 1)  # the mean cosine of a pair
-    kept = torch.nonzero(bare @ own < (1 + typical) / 2).flatten().tolist()
+    cosines = bare @ own
+    alike = [i for i in cosines.argsort(descending=True).tolist() if cosines[i] < (1 + typical) / 2]
+    kept = sorted(alike[:_ALIKE] if name == NEAREST else alike)
     null = Null(name, tuple(entries[i] for i in kept), directions[1:][kept], _LEVELS.get(name, LEVEL))
     return null.besides(others)
 
@@ -90,11 +93,13 @@ def _concepts(space: ConceptSpace, source: Texts) -> list[Concept]:
     """
     if space.names:
         try:
-            return space.vocabulary(None if source == CLASSES else source)
+            return space.vocabulary(None if source in (CLASSES, NEAREST) else source)
         except InputError as error:
-            raise InputError(f"{error}; the null of all its classes is null='{CLASSES}'") from error
-    if source == CLASSES:
+            raise InputError(
+                f"{error}; the null of all its classes is null='{CLASSES}', of those most like the target '{NEAREST}'"
+            ) from error
+    if source in (CLASSES, NEAREST):
         raise InputError(
-            f"null='{CLASSES}' is for classifiers; for CLIP give texts: 'everyday', 'traits', a text file, or a list"
+            f"null='{source}' is for classifiers; for CLIP give texts: 'everyday', 'traits', a text file, or a list"
         )
     return space.background(source)

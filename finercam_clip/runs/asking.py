@@ -15,7 +15,7 @@ import torch
 from finercam_clip import checks
 from finercam_clip.concepts import ConceptSpace
 from finercam_clip.concepts.nearness import candidates
-from finercam_clip.concepts.null import CLASSES
+from finercam_clip.concepts.null import CLASSES, NEAREST
 from finercam_clip.concepts.vocabulary import vocabulary_of
 from finercam_clip.datasets import DataSet, Item
 from finercam_clip.datasets.labels import check_known
@@ -131,7 +131,9 @@ def settings_of(
         "contrasts": contrasts,
         "batch": batch,
         "settings": options.plain(),
-        "texts": {n: _digest(vocabulary_of(source)) for n, source in texts.items() if source not in (None, CLASSES)},
+        "texts": {
+            n: _digest(vocabulary_of(source)) for n, source in texts.items() if source not in (None, CLASSES, NEAREST)
+        },
         "model": explainer.loaded.described() | {"weights": fingerprint_of(explainer.loaded.tower.visual)},
         "versions": _versions(),
     }

@@ -16,7 +16,14 @@ from finercam_clip.resolve import resolve_options
 from finercam_clip.ui.models import model_named
 
 MOST_TARGETS = 100  # of one question: nobody would look at more
-NULLS = ("none", "aviary", "everyday", "traits", "classes")  # names only: a visitor names no file of this machine
+NULLS = (
+    "none",
+    "aviary",
+    "everyday",
+    "traits",
+    "classes",
+    "nearest",
+)  # names only: a visitor names no file of this machine
 _ENCODINGS_KEPT = 4  # per visitor: two that are compared, and the two before
 
 Source = tuple[str, str, str]  # what an encoding is made from: model, image file, pooling
