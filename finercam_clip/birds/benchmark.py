@@ -38,7 +38,7 @@ FIGURES = ("pair accuracy", "nearest part", "within a tenth", "energy", "drop", 
 SPECIES = BUNDLED_MODELS[BIRDS] / "species.txt"  # what the bundled model was trained on, a class per line
 _COMPARED = ("nearest part", "within a tenth", "energy", "drop")
 _RADIUS = 0.1  # of the picture's side
-_BATCH = 32
+_BATCH = 8  # larger ones spend half of their time on fresh memory
 
 
 def evaluate(
