@@ -27,13 +27,12 @@ from PIL import Image
 import finercam_clip
 from finercam_clip import progress
 from finercam_clip.aviary import drawing, questions, world
+from finercam_clip.birds.benchmark import trained_species
+from finercam_clip.birds.words import GROUPS, describe
 from finercam_clip.datasets import DataSet, find_truth, open_dataset
-from finercam_clip.datasets.cub import attribute_list, numbered
 from finercam_clip.datasets.truth import differences
-from finercam_clip.datasets.truth_files import PART_OF
 from finercam_clip.differences.candidates import Candidates, candidates_of
 from finercam_clip.differences.ranking import LEVEL, Ranking, rank
-from finercam_clip.errors import InputError
 from finercam_clip.evaluation.intervals import Interval, share
 from finercam_clip.evaluation.metrics import near, pointing
 from finercam_clip.explainer import Explainer
@@ -249,36 +248,16 @@ def speed(images: int = 500, texts: int = 2000, width: int = 512) -> Record:
 # ---------------------------------------------------------------------------------------------------------- photographs
 
 
-def cub_traits(dataset: DataSet) -> list[tuple[str, Trait]]:
+def cub_traits() -> list[tuple[str, Trait]]:
     """The attribute table as texts: the part that each is about, and each value of a group against the others."""
-    listed = attribute_list(dataset.root)
-    if listed is None:
-        raise InputError(f"{dataset.root} has no list of attributes (attributes.txt)")
-    groups: dict[str, list[str]] = {}
-    for name in numbered(listed).values():
-        group, _, value = name.removeprefix("has_").partition("::")
-        groups.setdefault(group, []).append(value)
     traits = []
-    for group, values in groups.items():
-        texts = list(dict.fromkeys(phrase(group, value) for value in values))
+    for group in GROUPS:
+        texts = [describe(((group.name, value),)) for value in group.phrases]
         traits += [
-            (PART_OF.get(group, "the whole bird"), Trait(f"{group} {i}", text, tuple(t for t in texts if t != text)))
+            (group.part, Trait(f"{group.name} {i}", text, tuple(other for other in texts if other != text)))
             for i, text in enumerate(texts)
         ]
     return traits
-
-
-def phrase(group: str, value: str) -> str:
-    """A text: "crown_color", "red" -> "a bird with a red crown"."""
-    words = " ".join(value.partition("_(")[0].replace("_", " ").replace("-", " ").split())
-    noun, _, kind = group.replace("_", " ").rpartition(" ")
-    if group in ("size", "shape", "primary_color"):
-        return f"a {words.removesuffix(' like')}{' like' * (group == 'shape' and words.endswith('like'))} bird"
-    if kind == "length":
-        return f"a bird with a bill {words.replace('same as', 'same length as the')}"
-    words = words.removesuffix("s").removesuffix(f" {noun}") if words.rstrip("s").endswith(noun) else words
-    article = "" if noun.endswith("s") else "an " if words[0] in "aeiou" else "a "
-    return f"a bird with {article}{words} {noun}"
 
 
 def of_cub(data: Path, explainer: Explainer, output: Path, pairs: int, images: int) -> Record:
@@ -293,18 +272,13 @@ def of_cub(data: Path, explainer: Explainer, output: Path, pairs: int, images: i
     """
     dataset = open_dataset(data)
     truth = find_truth(dataset)
-    traits = cub_traits(dataset)
+    traits = cub_traits()
     candidates = candidates_of(explainer.loaded.space, [trait for _, trait in traits], None, Options())
     embeddings = _of_classes(dataset, explainer, output, images)
     leads = sorted(_leads(truth.classes, list(embeddings)), reverse=True)
     counted: Counter[str] = Counter()
     chosen = []
-    for (
-        lead,
-        one,
-        other,
-        part,
-    ) in leads:  # a fifth of them about one part at most: else nearly all would be of the beak
+    for lead, one, other, part in leads:  # a fifth of them about one part at most: else nearly all would be of the beak
         if counted[part] < max(pairs // 5, 1) and len(chosen) < pairs:
             counted[part] += 1
             chosen.append((lead, one, other, part))
@@ -314,12 +288,15 @@ def of_cub(data: Path, explainer: Explainer, output: Path, pairs: int, images: i
         ranking = rank(scores[0], scores[1], candidates.kin, most=8)
         rows = [traits[i] for i in ranking.order[:5]]
         found = any(own == part for own, _ in rows)
-        texts = [trait.target for _, trait in rows]
-        records.append({"pair": [one, other], "part": part, "lead": lead, "found": found, "rows": texts})
+        records.append({"pair": [one, other], "part": part, "lead": lead, "found": found})
     by_part = {part: _share([r["found"] for r in records if r["part"] == part]) for part in sorted(counted)}
     chance = float(np.mean([np.mean([own == r["part"] for own, _ in traits]) for r in records]))
+    unseen = {name for name in dataset.classes if name.partition(".")[2] not in trained_species()}
+    apart = [record["found"] for record in records if unseen >= {*record["pair"]}]
+    never = {"the same, neither species was in the training of birds": _share(apart)} if apart else {}
     return {
         "differing part within five rows": _share([record["found"] for record in records]),
+        **never,
         "by part": by_part,
         "share of the texts about it": chance,
         "pairs": records,
@@ -411,7 +388,7 @@ def main() -> None:
         steps |= {name: partial(measure, pool, arguments.trials) for name, measure in drawn.items()}
     if "cub" in only:
         model = finercam_clip.load(arguments.model, arguments.pretrained)
-        steps["cub"] = partial(of_cub, arguments.data, model, arguments.output, arguments.pairs, 60)
+        steps["cub"] = partial(of_cub, arguments.data, model, arguments.output, arguments.pairs, 30)
     for name in only:
         figures[name] = steps[name]()
         write_whole(FIGURES, (json.dumps(figures, indent=1) + "\n").encode())
