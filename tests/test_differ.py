@@ -282,6 +282,7 @@ def test_two_processes_and_a_killed_one_make_the_bytes_of_one(
     assert tree(tmp_path / "one") == whole
 
 
+@pytest.mark.slow
 def test_lists_of_images_and_classes_of_one_data_set_are_sets(two_sets: Path, bundled: Explainer) -> None:
     a = [np.asarray(Image.open(path)) for path in sorted((two_sets / "red").iterdir())]
     b = sorted((two_sets / "blue").iterdir())
@@ -351,6 +352,7 @@ def test_one_command_from_a_confused_pair_to_why(run: str, tmp_path: Path, capsy
     assert "breast" in first
 
 
+@pytest.mark.slow
 def test_a_classifiers_own_classes_are_the_texts_by_default(
     classifier: Explainer, bundled: Explainer, two_sets: Path
 ) -> None:

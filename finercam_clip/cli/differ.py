@@ -32,7 +32,7 @@ def add_commands(add_command: AddCommand) -> None:
     """Adds the command of this module."""
     command = add_command(
         "differ",
-        "what tells two sets of pictures apart, in words, and where; it can be stopped and continued",
+        "what tells two sets of pictures apart, in words, and where",
         _differ,
         "finercam-clip differ males/ females/ --concepts birds-traits --output found",
         "finercam-clip differ birds:crow birds:raven --concepts colours.txt --template '{} wings' --output f",

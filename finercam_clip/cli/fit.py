@@ -18,7 +18,7 @@ def add_commands(add_command: AddCommand) -> None:
     """Adds the commands of this module."""
     command = add_command(
         "fit",
-        "a linear head for a data set by class, and its accuracy; it can be stopped and continued",
+        "a linear head for a data set by class, and its accuracy",
         _fit,
         "finercam-clip fit CUB_200_2011 --classifier photos --image-size 448 --output head.safetensors",
         "finercam-clip fit CUB_200_2011 --model ViT-B-16 --pretrained openai --output head.safetensors",

@@ -127,9 +127,10 @@ def _add_ui(add_command: AddCommand) -> None:
 
 def _ui(arguments: argparse.Namespace) -> None:
     from finercam_clip.ui.models import first_model
-    from finercam_clip.ui.serve import check_installed, serve
+    from finercam_clip.ui.serve import check_installed, check_place, serve
 
     check_installed()
+    check_place(arguments.host, arguments.port)
     if any((arguments.model, arguments.pretrained, arguments.classifier, arguments.head, arguments.classes)):
         explainer = load_named(arguments)
     else:

@@ -24,7 +24,7 @@ def pointing(answer: NDArray[np.bool_], peak: tuple[int, int] | None) -> bool:
 
 def near(answer: NDArray[np.bool_], peak: tuple[int, int] | None, tolerance: float) -> bool:
     """Whether the peak lies at most `tolerance` pixels from the answer, as the pointing game has it in its paper."""
-    return pointing(answer, peak) or (peak is not None and distance_to(answer, peak) <= tolerance)
+    return peak is not None and distance_to(answer, peak) <= tolerance
 
 
 def distance_to(answer: NDArray[np.bool_], point: tuple[int, int]) -> float:

@@ -50,9 +50,7 @@ def launch(
         InputError: Gradio is missing, the host is not this machine, or the port is taken.
     """
     check_installed()
-    if port is not None and not 1 <= port <= 65535:
-        raise InputError(f"--port is a number from 1 to 65535, not {port}")
-    _check_host(host)
+    check_place(host, port)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when Gradio is imported
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     if uploads is not None:
@@ -85,8 +83,14 @@ def launch(
     return page, str(address)
 
 
-def _check_host(host: str) -> None:
-    """Raises InputError for an address that is not of this machine: Gradio would try every port of it for minutes."""
+def check_place(host: str, port: int | None) -> None:
+    """Checks where the page is to listen. Gradio would try every port of an address of another machine for minutes.
+
+    Raises:
+        InputError: It is no port, or no address of this machine.
+    """
+    if port is not None and not 1 <= port <= 65535:
+        raise InputError(f"--port is a number from 1 to 65535, not {port}")
     try:
         addresses = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except (OSError, ValueError) as error:
