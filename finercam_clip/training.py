@@ -31,6 +31,30 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate
 
 
+def descend(model: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
+    """One step down a loss, with gradients of norm 1 at most."""
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+
+
+def follow(averages: dict[str, float], parts: dict[str, Tensor], newest: float) -> str:
+    """Moves averages of losses on by one step.
+
+    Args:
+        averages: By name; changed in place.
+        parts: The losses of the step.
+        newest: The weight of the step in each average, 0..1.
+
+    Returns:
+        The averages as a line of the log has them.
+    """
+    for name, value in parts.items():
+        averages[name] = (1 - newest) * averages.get(name, value.item()) + newest * value.item()
+    return " ".join(f"{name} {value:.3f}" for name, value in averages.items())
+
+
 def logit_scale(model: open_clip.CLIP) -> Tensor:
     """What cosines are multiplied with in losses; 100 at most."""
     scale: Tensor = model.logit_scale.exp().clamp(max=100)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from reference.cub import COLOURS, PARTS, colour_of, draw_cub
 from reference.models import model_of, tokenizer_of
+from reference.stopped import batches_done
 from safetensors.torch import load_file
 
 import finercam_clip
@@ -289,24 +290,7 @@ RECIPE = train.Recipe(steps=4, batch=4, views=2, warmup=2, held_out=1, checkpoin
 
 def run(cub: Path, output: Path, *, stop: int | None = None) -> int:
     """Trains to the end, or until batch `stop` of this run breaks. Returns how many batches were done."""
-    done = 0
-    of_batch: Callable[..., dict[str, torch.Tensor]] = train.batch_losses
-
-    def batch_losses(*arguments: object) -> dict[str, torch.Tensor]:
-        nonlocal done
-        if done == stop:
-            raise KeyboardInterrupt
-        done += 1
-        return of_batch(*arguments)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "batch_losses", batch_losses)
-        if stop is None:
-            train.train(RECIPE, cub, output, seed=0)
-        else:
-            with pytest.raises(KeyboardInterrupt):
-                train.train(RECIPE, cub, output, seed=0)
-    return done
+    return batches_done(train, lambda: train.train(RECIPE, cub, output, seed=0), stop)
 
 
 def test_training_resumes_where_it_stopped_to_the_last_bit(small: None, cub: Path, tmp_path: Path) -> None:

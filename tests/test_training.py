@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ import pytest
 import torch
 from birds import bird, values_of
 from reference.models import maps, model_of, tokenizer_of
+from reference.stopped import batches_done
 from safetensors.torch import load_file, safe_open
 
 from finercam_clip import training
@@ -59,24 +60,7 @@ def whole(small: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(output: Path, *, stop: int | None = None) -> int:
     """Trains to the end, or until batch `stop` of this run breaks. Returns how many batches were done."""
-    done = 0
-    of_batch: Callable[..., dict[str, torch.Tensor]] = train.batch_losses
-
-    def batch_losses(*arguments: object) -> dict[str, torch.Tensor]:
-        nonlocal done
-        if done == stop:
-            raise KeyboardInterrupt
-        done += 1
-        return of_batch(*arguments)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "batch_losses", batch_losses)
-        if stop is None:
-            train.train(RECIPE, output, device="cpu", log=output.with_suffix(".log"))
-        else:
-            with pytest.raises(KeyboardInterrupt):
-                train.train(RECIPE, output, device="cpu", log=output.with_suffix(".log"))
-    return done
+    return batches_done(train, lambda: train.train(RECIPE, output, device="cpu", log=output.with_suffix(".log")), stop)
 
 
 def assert_same(one: Path, other: Path) -> None:

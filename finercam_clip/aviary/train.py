@@ -37,7 +37,7 @@ import numpy as np
 import open_clip
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import DataLoader
 
@@ -49,7 +49,9 @@ from finercam_clip.training import (
     WEIGHTS,
     caption_loss,
     checkpoint_metadata,
+    descend,
     encode_texts,
+    follow,
     logit_scale,
     make_optimizer,
     note,
@@ -166,15 +168,10 @@ def train(recipe: Recipe, output: Path, *, device: str, log: Path) -> None:
             seen[tokens.unique()] = True
             local = rng.random() < stage.local
             parts = batch_losses(model, stage, pixels.to(device), values.to(device), tokens.to(device), captions, local)
-            optimizer.zero_grad(set_to_none=True)
-            weighted(parts, stage).backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
+            descend(model, optimizer, weighted(parts, stage))
             step += 1
-            for name, value in parts.items():
-                averages[name] = 0.98 * averages.get(name, value.item()) + 0.02 * value.item()
+            means = follow(averages, parts, 0.02)
             if step % 100 == 0:
-                means = " ".join(f"{name} {value:.3f}" for name, value in averages.items())
                 rate = (step - first_step) * recipe.batch / (time.monotonic() - began)
                 scale = logit_scale(model).item()
                 note(log, f"step {step}/{total} size {stage.size} {means} scale {scale:.1f} {rate:.0f} images/s")

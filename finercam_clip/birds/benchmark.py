@@ -10,8 +10,6 @@ import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from finercam_clip import progress
 from finercam_clip.birds.pictures import Photographs, read_photographs
 from finercam_clip.birds.questions import KINDS, PhotoQuestion, make_questions
@@ -130,12 +128,10 @@ def _score(question: PhotoQuestion, answered: Answer) -> Scores:
     figures = {"pair accuracy": float(target > contrast)}
     if question.part is not None:
         heat, peak, points = explanation.heatmap, explanation.peak, question.points[question.part]
-        radius = _RADIUS * max(heat.shape)
-        disc = metrics.discs(points, radius, (heat.shape[0], heat.shape[1]))
-        distance = np.inf if peak is None else min(np.hypot(x - peak[0], y - peak[1]) for x, y in points)
+        disc = metrics.discs(points, _RADIUS * max(heat.shape), (heat.shape[0], heat.shape[1]))
         figures |= {
             "nearest part": float(metrics.nearest_part(peak, question.points) == question.part),
-            "within a tenth": float(distance <= radius),
+            "within a tenth": float(metrics.pointing(disc, peak)),
             "energy": metrics.energy(heat, disc),
             "chance": float(disc.mean()),
         }

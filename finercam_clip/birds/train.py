@@ -146,16 +146,11 @@ def train(recipe: Recipe, data: Path, output: Path, *, seed: int) -> None:
             seen[some.unique()] = True
         training.set_rate(optimizer, _rate(recipe, step))
         parts = batch_losses(model, features, places, texts, tokens, seen_photographs, species)
-        loss = sum(weight * parts[name] for name, weight in recipe.weights)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[union-attr]
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        loss = sum((weight * parts[name] for name, weight in recipe.weights), torch.zeros(()))
+        training.descend(model, optimizer, loss)
         step += 1
-        for name, value in parts.items():
-            averages[name] = 0.95 * averages.get(name, value.item()) + 0.05 * value.item()
+        means = training.follow(averages, parts, 0.05)
         if step % 50 == 0:
-            means = " ".join(f"{name} {value:.3f}" for name, value in averages.items())
             rate = (step - first) * recipe.batch / (time.monotonic() - began)
             training.note(log, f"step {step}/{recipe.steps} {means} {rate:.0f} views/s")
         if step % recipe.checkpoint_every == 0 or step == recipe.steps:

@@ -39,8 +39,8 @@ def loaded_clip(name: str | None, pretrained: str | None, device: str | None, pr
     if tag == RANDOM:
         warn_of_random(source)
     if name == BIRDS:
-        register()
         warnings.warn(_TERMS, stacklevel=3)
+    register()  # a folder's configuration may name the network, too
     with loading_errors(source if name else BUNDLED, tag), seeded():
         _check_files(source, tag)
         model = open_clip.create_model(

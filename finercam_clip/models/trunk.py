@@ -15,8 +15,8 @@ from timm.models import is_model, register_model
 from torch import Tensor, nn
 
 from finercam_clip.models.loading import created
+from finercam_clip.towers.timm_maps import PARTS_NETWORK
 
-NAME = "lite0_parts"
 BASE = "tf_efficientnet_lite0"
 STRIDE = 16  # pixels per cell
 FEATURES = 112 + 40 + 12  # channels of the base's last block, of a finer one, and of the colours of quarters of cells
@@ -100,7 +100,7 @@ class Neck(nn.Module):
 
 def register() -> None:
     """Makes the network known to timm."""
-    if not is_model(NAME):
+    if not is_model(PARTS_NETWORK):
         register_model(_made)
 
 
@@ -108,4 +108,4 @@ def _made(pretrained: bool = False, **settings: Any) -> Lite0Parts:
     return Lite0Parts()
 
 
-_made.__name__ = NAME
+_made.__name__ = PARTS_NETWORK

@@ -16,7 +16,7 @@ from finercam_clip.towers.timm_vit import in_timm, is_token_trunk
 from finercam_clip.towers.tower import Family, Tower
 
 _MODULES = ("convnext", "fastvit", "swin_transformer")
-_OWN = "lite0_parts"  # the bundled model's, which timm does not know by itself (models.trunk)
+PARTS_NETWORK = "lite0_parts"  # the bundled model's, which timm does not know by itself (models.trunk)
 # What timm's forward_features ends with: the first of these that a trunk has.
 _LAST_LAYERS = ("final_conv", "norm_pre", "norm", "bn2", "features", "layer4", "blocks", "stages")
 
@@ -39,7 +39,7 @@ class TimmMaps(Tower):
 
     @staticmethod
     def matches_config(config: dict[str, Any]) -> bool:
-        return in_timm(config, *_MODULES) or config.get("timm_model_name") == _OWN
+        return in_timm(config, *_MODULES) or config.get("timm_model_name") == PARTS_NETWORK
 
     def layers(self) -> list[Any]:
         # The stages, then the last layer before pooling: the classical choice for convolutional networks.
