@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar
 
 import torch
+from torch import Tensor
 
 
 class Sliceable(Protocol):
@@ -23,9 +24,30 @@ Items = TypeVar("Items", bound=Sliceable)
 Result = TypeVar("Result")
 
 
-def batch_on(device: torch.device) -> int:
-    """How many changed pictures go through a model at a time: on a CPU as many as its caches hold, which is fastest."""
-    return 8 if device.type == "cpu" else 64
+_OWN = 4 * 224 * 224  # pixels of a batch on a CPU: its features stay in the caches, and memory is used again
+
+
+def batch_of(pixels: Tensor) -> int:
+    """How many pictures go through a model at a time: on a CPU so few that memory is not what takes the time.
+
+    Args:
+        pixels: [B, 3, H, W], on the device that computes.
+    """
+    if pixels.device.type != "cpu":
+        return 64
+    return max(_OWN // (pixels.shape[-2] * pixels.shape[-1]), 1)
+
+
+def through_model(run: Callable[[Tensor], list[Result]], pixels: Tensor, *, hooked: bool) -> list[Result]:
+    """Runs a model over pictures in batches: on a CPU side by side, unless hooks listen to the model.
+
+    Args:
+        run: Takes some of the pictures and returns one result per picture.
+        pixels: [B, 3, H, W].
+        hooked: Whether `run` listens to modules with hooks, which only one batch at a time can do.
+    """
+    alone = hooked or pixels.device.type != "cpu"
+    return (in_batches if alone else side_by_side)(run, pixels, batch_of(pixels))
 
 
 def in_batches(run: Callable[[Items], list[Result]], items: Items, batch: int) -> list[Result]:

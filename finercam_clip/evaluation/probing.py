@@ -15,7 +15,7 @@ from finercam_clip.evaluation import faithfulness
 from finercam_clip.evaluation.protocol import DELETION, DROPS, INSERTION, TENTHS
 from finercam_clip.evaluation.stopwatch import Stopwatch
 from finercam_clip.explainer import ImageEncoding
-from finercam_clip.towers.passes import embed_many
+from finercam_clip.towers.passes import embed_changed
 
 CONTROLLED = "mean"  # the fill that controls are measured with
 
@@ -85,7 +85,7 @@ def scored(
             return [{} for _ in heats]
         stack = torch.stack(pictures).contiguous(memory_format=torch.channels_last)
     with watch.on("masked passes"):
-        embeddings = embed_many(encoding.forward, stack)
+        embeddings = embed_changed(encoding.forward, stack)
         embeddings = torch.cat([encoding.embedding[None], embeddings])  # the whole picture has gone through already
         logits = (encoding.explainer.loaded.space.scale * embeddings @ directions.T).cpu().numpy()
     watch.passes += len(stack)

@@ -12,13 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from finercam_clip import progress
-from finercam_clip.batches import batch_on, in_batches
+from finercam_clip.batches import batch_of, in_batches
 from finercam_clip.towers.forward import ForwardPass
 from finercam_clip.towers.passes import embed_changed
 
 RISE_MASKS = 1000
 RISE_CELLS = 8  # a mask is drawn on so many cells a side
 OCCLUDED = 2  # side of the square that is covered, in cells
+_CHUNK = 64  # changed pictures that are made at a time, fewer of large ones
 
 
 def scorecam(forward: ForwardPass, directions: Tensor) -> Tensor:
@@ -96,7 +97,7 @@ def _embed_changed(forward: ForwardPass, settings: Tensor, change: Callable[[Ten
             bar.update(len(chunk))
             return list(embeddings)
 
-        return torch.stack(in_batches(embed, settings, batch_on(forward.pixels.device)))
+        return torch.stack(in_batches(embed, settings, min(_CHUNK, 16 * batch_of(forward.pixels))))
 
 
 def rise_masks(count: int, size: tuple[int, int]) -> Callable[[Tensor], Tensor]:

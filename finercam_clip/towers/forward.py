@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
+from finercam_clip.batches import through_model
 from finercam_clip.errors import InputError
 from finercam_clip.options import Layer
 from finercam_clip.towers.layers import tails_at
@@ -87,17 +88,21 @@ def run(tower: Tower, pixels: Tensor, pooling: str = "model", layer: Layer = Non
     """
     size = (pixels.shape[-2], pixels.shape[-1])
     layers = layer if isinstance(layer, tuple) else (layer,)
-    with tower.ready(size):
+
+    def tails_of(part: Tensor) -> list[tuple[Tail, ...]]:
         per_layer = [
-            tower.tails(pixels, pooling) if one is None else tails_at(tower, pixels, pooling, one) for one in layers
+            tower.tails(part, pooling) if one is None else tails_at(tower, part, pooling, one) for one in layers
         ]
-        grids = {_grid(tower, tails[0], size) for tails in per_layer}
+        return list(zip(*per_layer, strict=True))
+
+    with tower.ready(size):  # once, for all threads
+        per_image = through_model(tails_of, pixels, hooked=tower.hooked or layers != (None,))
+        grids = {_grid(tower, tail, size) for tail in per_image[0]}
     if len(grids) > 1:
         raise InputError("these layers have grids of different sizes: give layers of one stage")
     ((grid, stride),) = grids
     return [
-        ForwardPass(tower, pixels[i : i + 1], pooling, tuple(tails[i] for tails in per_layer), grid, stride)
-        for i in range(len(pixels))
+        ForwardPass(tower, pixels[i : i + 1], pooling, tails, grid, stride) for i, tails in enumerate(per_image)
     ]
 
 

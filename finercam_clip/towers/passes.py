@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from finercam_clip.batches import batch_on, in_batches, side_by_side
+from finercam_clip.batches import through_model
 from finercam_clip.errors import InputError
 from finercam_clip.towers.attention import Attentions, attentions_of
 from finercam_clip.towers.forward import ForwardPass
@@ -120,23 +120,16 @@ def embedded_patches(forward: ForwardPass, tokens: Tensor) -> Tensor:
     return tower.scored(patches_of(forward, tower.project(tokens).T).T)
 
 
-@torch.no_grad()
 def embed_changed(forward: ForwardPass, pixels: Tensor) -> Tensor:
-    """The embeddings [M, D] of changed images, pixels [M, 3, H, W], pooled as this one is. For any tower."""
+    """The embeddings [M, D] of changed images, pixels [M, 3, H, W], pooled as this one is. For any tower.
+
+    They go through the tower in batches, on a CPU side by side.
+    """
     tower = forward.tower
-    with tower.ready(forward.size):
-        return tower.scored(tower.features(pixels, forward.pooling))
-
-
-def embed_many(forward: ForwardPass, pixels: Tensor) -> Tensor:
-    """As `embed_changed`, of any number of images: in batches, on a CPU side by side."""
-    tower, batch = forward.tower, batch_on(pixels.device)
-    hooked = forward.pooling != "model"  # other poolings listen to a block, which only one batch at a time can do
 
     @torch.no_grad()  # holds for the thread that it is called in
     def embed(part: Tensor) -> list[Tensor]:
         return list(tower.scored(tower.features(part, forward.pooling)))
 
-    with tower.ready(forward.size):  # once, for all threads
-        batched = in_batches if hooked or pixels.device.type != "cpu" else side_by_side
-        return torch.stack(batched(embed, pixels, batch))
+    with tower.ready(forward.size):  # once, for all threads; other poolings listen to a block
+        return torch.stack(through_model(embed, pixels, hooked=forward.pooling != "model"))

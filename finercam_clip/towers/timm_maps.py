@@ -30,6 +30,7 @@ class TimmMaps(Tower):
         layer="the last feature map",
         pooling="mean",
     )
+    hooked = False
 
     @staticmethod
     def matches(visual: Any) -> bool:

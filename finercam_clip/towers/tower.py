@@ -33,6 +33,7 @@ class Tower(ABC):
 
     Attributes:
         family: The kind of tower, for people.
+        hooked: Whether its tails are taken with hooks, so that only one batch at a time can go through it.
         visual: The module: open_clip's `model.visual`, or one like it.
         size: (H, W) of its own input, pixels.
         unit_norm: Whether scores are taken from features of unit norm (CLIP), or from the features as they are (a
@@ -41,6 +42,7 @@ class Tower(ABC):
     """
 
     family: ClassVar[Family]
+    hooked: ClassVar[bool] = True
 
     def __init__(self, visual: Any, size: tuple[int, int], *, unit_norm: bool = True) -> None:
         self.visual, self.size, self.unit_norm = visual, size, unit_norm
