@@ -89,30 +89,27 @@ def cells() -> Iterator[Cell]:
         yield Cell(f"fills {model}", model, 60, *PAPER, ("drop", "place", "controls"), protocol=_OTHER_FILLS)
         yield Cell(f"mean {model}", model, 60, *PAPER)
         yield Cell(f"448 where {model}", model, 100, BOTH, (0.6, 1.0), ("place", "difference"), size=448)
-        yield Cell(f"448 {model}", model, 30, *PAPER, size=448)
+        yield Cell(f"448 {model}", model, 100, ("finer",), (0.6, 1.0), size=448)
     for model in ("inat-birds", "lite0"):
         yield Cell(f"beside methods {model}", model, 24, *PAPER, ("drop", "place", "difference"))
         yield Cell(f"methods {model}", model, 24, *PAPER, ("drop", "place", "difference"), FAST)
         yield Cell(f"methods rectified {model}", model, 24, *RECTIFIED, ("drop", "place", "difference"), FAST)
     mean = ("fills", ("mean",))
-    yield Cell("beside occlusion inat-birds", "inat-birds", 30, *PAPER, ("drop", *_WHERE))
-    yield Cell("occlusion inat-birds", "inat-birds", 30, *PAPER, ("drop", *_WHERE), ("occlusion",))
-    yield Cell("weights inat-birds", "inat-birds", 80, *PAPER, changes=_WEIGHTS)
     for model in ("inat-birds", "lite0"):
+        yield Cell(f"weights {model}", model, 80, *PAPER, changes=_WEIGHTS)
         yield Cell(
             f"reproduction {model}", model, 60, *PAPER, ("drop", "place"), protocol=_REPRODUCTION, changes=_WEIGHTS
         )
-    yield Cell(
-        "nearest inat-birds", "inat-birds", 60, *PAPER, ("drop", "place"), protocol=(mean, ("upsampling", "nearest"))
-    )
-    yield Cell(
-        "min-max inat-birds", "inat-birds", 60, *PAPER, ("drop", "place"), protocol=(mean, ("scaling", "min-max"))
-    )
-    yield Cell("rise inat-birds", "inat-birds", 6, *PAPER, ("drop", *_WHERE), ("rise",))
-    yield Cell("scorecam inat-birds", "inat-birds", 4, *PAPER, ("drop", *_WHERE), ("scorecam",))
+        for choice in (("upsampling", "nearest"), ("scaling", "min-max")):
+            yield Cell(f"{choice[1]} {model}", model, 60, *PAPER, ("drop", "place"), protocol=(mean, choice))
+        yield Cell(f"strongest {model}", model, 200, ("finer-strongest",), (0.6, 1.0), ("drop", "place", "overlap"))
+    for model in ("inat-birds", "lite0"):
+        yield Cell(f"beside occlusion {model}", model, 30, *PAPER, ("drop", *_WHERE))
+        for method in ("occlusion", "rise", "scorecam"):
+            yield Cell(f"{method} {model}", model, 30, *PAPER, ("drop", *_WHERE), (method,))
 
 
-PARTS = [("inat-birds", 224, 110), ("lite0", 224, 60), ("inat-birds", 448, 20)]
+PARTS = [("inat-birds", 224, 110), ("lite0", 224, 60), ("inat-birds", 448, 20), ("lite0", 448, 20)]
 
 
 # --------------------------------------------------------------------------------------------------------------- models

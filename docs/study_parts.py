@@ -71,7 +71,7 @@ def record_of(asked: Asked, item: Item) -> Record:
     others = [asked.classes.target_of[other] for other, *_ in pairs]
     directions = asked.classes.directions[[asked.classes.target_of[own], *others]]
     masked = masked_parts(encoding, parts, place.radius, directions, Stopwatch())
-    scores = torch.stack([masked.before, *masked.after.values()]).cpu().numpy()
+    scores = torch.cat([masked.before[None], *masked.after.values()]).cpu().numpy()  # a photograph has one change each
     gaps = scores[:, :1] - scores[:, 1:]
     lost = gaps[:1] - gaps[1:]  # [parts, pairs]
     plain = _heats(encoding, asked, parts, place.radius, "plain", directions[:1], directions[:0])

@@ -31,6 +31,7 @@ BASE = {
     *(f"RD@{share} mean, {support}" for share in (5, 10) for support in ("all", "pair")),
 }
 OBJECTIVES = ("finer", "finer-rectified")
+STRONGEST = "finer-strongest"  # the same as finer-rectified where there is one contrast
 PLAIN, DEFAULT, COMPARE = "baseline", "finer-default", "finer-compare"
 
 Kept = dict[str, Any]
@@ -40,8 +41,9 @@ Kept = dict[str, Any]
 
 
 def gather(output: Path) -> None:
-    """Writes the figures of everything that was measured."""
-    cells = {}
+    """Writes the figures of everything that was measured. What this run has not measured keeps its figures."""
+    kept = Study().kept if FIGURES.exists() else {"cells": {}, "parts": {}}
+    cells = kept["cells"]
     for path in sorted(output.glob("*/results.json")):
         if path.parent.name.startswith(POOLED):
             continue
@@ -50,8 +52,10 @@ def gather(output: Path) -> None:
         cells[path.parent.name] = {"images": result["images"], "chances": result["chances"], "rows": rows}
     for model in MODELS:
         names = (*POOLED, "mean", "beside methods")
-        cells[f"all {model}"] = _together([output / f"{name} {model}" / "records.jsonl" for name in names])
-    parts = {}
+        together = _together([output / f"{name} {model}" / "records.jsonl" for name in names])
+        if together["images"] >= cells.get(f"all {model}", {"images": 0})["images"]:
+            cells[f"all {model}"] = together
+    parts = kept["parts"]
     for path in sorted(output.glob("parts *.jsonl")):
         records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         if len(records) >= FEWEST:
@@ -185,7 +189,9 @@ def drops(study: Study) -> str:
                 *(study.shown(cell, f, PLAIN) for f in figures),
             ]
         )
-        for mode, objective, gamma in itertools.product((DEFAULT, COMPARE), OBJECTIVES, (0.3, 0.6, 0.8, 1.0)):
+        asked = [*itertools.product((DEFAULT, COMPARE), OBJECTIVES, (0.3, 0.6, 0.8, 1.0))]
+        for mode, objective, gamma in [*asked, *((DEFAULT, STRONGEST, gamma) for gamma in (0.6, 1.0))]:
+            cell = f"{'strongest' if objective == STRONGEST else 'all'} {model}"
             own = (_gain(mode), objective, gamma)
             gains = [study.shown(cell, figure, *own, signed=True) for figure in figures]
             lines.append([called, mode, objective, f"{gamma:g}", study.images(cell, figures[0], *own), *gains])
@@ -210,6 +216,7 @@ def _variants(model: str) -> Iterator[tuple[str, str, str, str, str, float]]:
     yield ("pixels between cells: nearest", f"nearest {model}", *base)
     yield ("maps from lowest to highest value", f"min-max {model}", *base)
     yield ("input of 448 pixels", f"448 {model}", *base)
+    yield ("input of 448 pixels, gamma 1", f"448 {model}", *base[:3], 1.0)
 
 
 def choices(study: Study) -> str:

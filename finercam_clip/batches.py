@@ -65,6 +65,7 @@ def in_batches(run: Callable[[Items], list[Result]], items: Items, batch: int) -
         torch.cuda.OutOfMemoryError: Not even one item fits.
     """
     results: list[Result] = []
+    batch = max(min(batch, len(items)), 1)
     while len(results) < len(items):
         try:
             results += run(items[len(results) :][:batch])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 import warnings
 
 import pytest
@@ -9,7 +11,7 @@ import torch
 from torch import Tensor
 
 from finercam_clip import InputError
-from finercam_clip.batches import in_batches, side_by_side
+from finercam_clip.batches import batch_of, in_batches, side_by_side, through_model
 
 
 @pytest.fixture(params=[False, True], ids=["torch as installed", "torch 2.2 to 2.4"], autouse=True)
@@ -118,3 +120,33 @@ def test_an_error_of_a_batch_beside_others_comes_out_as_it_is() -> None:
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("hooked", [False, True])
+@pytest.mark.parametrize(("size", "largest"), [(32, 196), (224, 4), (448, 1), (1024, 1)])
+def test_few_pictures_go_through_a_model_at_a_time_and_one_after_the_other_where_hooks_listen(
+    size: int, largest: int, hooked: bool
+) -> None:
+    pixels = torch.arange(9.0)[:, None, None, None].expand(9, 3, size, size)
+    within, most, lock = 0, 0, threading.Lock()
+    sizes: list[int] = []
+
+    def first(part: Tensor) -> list[float]:
+        nonlocal within, most
+        with lock:
+            within, most = within + 1, max(most, within + 1)
+            sizes.append(len(part))
+        time.sleep(0.05)
+        with lock:
+            within -= 1
+        return [float(picture[0, 0, 0]) for picture in part]
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert through_model(first, pixels, hooked=hooked) == list(range(9))
+    finally:
+        torch.set_num_threads(before)
+    assert batch_of(pixels) == largest
+    assert max(sizes) <= largest
+    assert most == (1 if hooked else 2)

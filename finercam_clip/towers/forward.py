@@ -101,9 +101,7 @@ def run(tower: Tower, pixels: Tensor, pooling: str = "model", layer: Layer = Non
     if len(grids) > 1:
         raise InputError("these layers have grids of different sizes: give layers of one stage")
     ((grid, stride),) = grids
-    return [
-        ForwardPass(tower, pixels[i : i + 1], pooling, tails, grid, stride) for i, tails in enumerate(per_image)
-    ]
+    return [ForwardPass(tower, pixels[i : i + 1], pooling, tails, grid, stride) for i, tails in enumerate(per_image)]
 
 
 def _grid(tower: Tower, tail: Tail, size: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
