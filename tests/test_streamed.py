@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import socket
 import tarfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 import pytest
 from PIL import Image
@@ -80,13 +83,20 @@ def table(pictures: list[tuple[str, str, bytes]], tmp_path_factory: pytest.TempP
     return root
 
 
-@pytest.fixture(scope="module")
-def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """An S3 server on this machine, with an empty bucket."""
+@pytest.fixture(scope="module", params=["s3", "gs"])
+def bucket(request: pytest.FixtureRequest) -> Iterator[str]:
+    """An empty bucket of a server on this machine."""
+    with {"s3": _of_amazon, "gs": _of_google}[request.param]():
+        fsspec.get_filesystem_class(request.param).clear_instance_cache()
+        fsspec.filesystem(request.param).mkdir("birds")
+        yield f"{request.param}://birds"
+        fsspec.get_filesystem_class(request.param).clear_instance_cache()
+
+
+@contextmanager
+def _of_amazon() -> Iterator[None]:
     server = pytest.importorskip("moto.server", reason="pip install 'moto[server]'")
     pytest.importorskip("s3fs", reason="pip install 'finercam_clip[s3]'")
-    import s3fs
-
     running = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     running.start()
     host, port = running.get_host_and_port()
@@ -98,11 +108,23 @@ def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             ("AWS_ENDPOINT_URL", f"http://{host}:{port}"),
         ):
             patch.setenv(name, value)
-        s3fs.S3FileSystem.clear_instance_cache()
-        system = s3fs.S3FileSystem()
-        system.mkdir("birds")
-        yield "s3://birds"
-        s3fs.S3FileSystem.clear_instance_cache()
+        yield
+    running.stop()
+
+
+@contextmanager
+def _of_google() -> Iterator[None]:
+    server = pytest.importorskip("gcp_storage_emulator.server", reason="pip install gcp-storage-emulator")
+    pytest.importorskip("gcsfs", reason="pip install 'finercam_clip[gs]'")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    running = server.create_server("127.0.0.1", port, in_memory=True)
+    running.start()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
+        patch.setenv("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")  # or it asks a service that the emulator has not
+        yield
     running.stop()
 
 
@@ -180,9 +202,7 @@ def test_a_tar_cannot_lead_out_of_itself(tmp_path: Path) -> None:
 def test_from_a_store_into_a_store(
     bucket: str, birds: Path, plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import fsspec
-
-    system = fsspec.filesystem("s3")
+    system = fsspec.filesystem(bucket.partition(":")[0])
     for name, data in tree(birds / "test").items():
         system.pipe_file(f"birds/photos/{name}", data)
     run = f"{bucket}/runs/one"
@@ -205,9 +225,7 @@ def test_from_a_store_into_a_store(
 def test_a_store_that_goes_is_one_line_and_what_was_done_stays(
     bucket: str, birds: Path, bundled: Explainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import fsspec
-
-    system, run = fsspec.filesystem("s3"), f"{bucket}/runs/two"
+    system, run = fsspec.filesystem(bucket.partition(":")[0]), f"{bucket}/runs/two"
     for name, data in tree(birds / "train").items():
         system.pipe_file(f"birds/train/{name}", data)
     dataset, read, count = open_dataset(f"{bucket}/train"), system.cat_file, []

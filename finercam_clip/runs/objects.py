@@ -92,7 +92,9 @@ def system_of(address: str) -> tuple[Any, str]:
     try:
         system, path = fsspec.core.url_to_fs(address)
     except ImportError as error:
-        raise InputError(f"{address}: {reason(error)}; for s3:// pip install 'finercam_clip[s3]'") from error
+        raise InputError(
+            f"{address}: {reason(error)}; pip install 'finercam_clip[s3]' or 'finercam_clip[gs]'"
+        ) from error
     except Exception as error:  # each store has its own
         raise InputError(f"{address} cannot be reached: {reason(error)}") from error
     return system, str(path)
