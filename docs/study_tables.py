@@ -344,6 +344,8 @@ def clearest(study: Study) -> str:
             (f"448 where {model}", 448, "hirescam"),
             (f"beside occlusion {model}", 224, "hirescam"),
             (f"occlusion {model}", 224, "occlusion"),
+            (f"rise {model}", 224, "rise"),
+            (f"scorecam {model}", 224, "scorecam"),
         ):
             for what, mode, objective, gamma in (
                 ("plain", PLAIN, "", 0.0),

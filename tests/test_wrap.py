@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import csv
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from finercam_clip.datasets import open_dataset
 from finercam_clip.explainer import Explainer
 from finercam_clip.methods import METHODS, perturbation
 from finercam_clip.towers.closed import QueryTail
+from finercam_clip.towers.passes import embed_changed
 from finercam_clip.towers.tails import AutogradTail
 
 CHELSEA = data.chelsea()
@@ -337,3 +339,19 @@ def test_average_pooled_towers_have_a_graph(tmp_path: Path) -> None:
     transform = open_clip.transform.image_transform(32, is_train=False)
     wrapped = finercam_clip.wrap(model_of(explainer), transform, tokenizer_of(explainer))
     assert isinstance(wrapped.encode(NOISE).forward.tail, AutogradTail)
+
+
+def test_batches_of_changed_pictures_do_not_get_each_others_embeddings() -> None:
+    """The head's input is heard by a hook. Beside another batch it would hear that one's, too."""
+    model = Network()
+    model.head.register_forward_hook(lambda *_: time.sleep(0.02))  # meanwhile other threads come to the head
+    forward = finercam_clip.wrap(model, TRANSFORM, classes=["a", "b", "c"]).encode(CHELSEA).forward
+    pixels = torch.randn(12, *forward.pixels.shape[1:])
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        together = embed_changed(forward, pixels)
+    finally:
+        torch.set_num_threads(before)
+    alone = torch.cat([embed_changed(forward, one) for one in torch.split(pixels, 1)])
+    torch.testing.assert_close(together, alone)

@@ -119,6 +119,9 @@ class AnyModule(Tower):
             raise self.takes_one_size()
         return nullcontext()
 
+    def listens(self, pooling: str) -> bool:
+        return True  # to the head (`HeadInput`)
+
     def cut(self, pixels: Tensor, pooling: str) -> Cut:
         return Cut(pixels, self.visual, self.layer)
 

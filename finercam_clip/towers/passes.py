@@ -131,5 +131,5 @@ def embed_changed(forward: ForwardPass, pixels: Tensor) -> Tensor:
     def embed(part: Tensor) -> list[Tensor]:
         return list(tower.scored(tower.features(part, forward.pooling)))
 
-    with tower.ready(forward.size):  # once, for all threads; other poolings listen to a block
-        return torch.stack(through_model(embed, pixels, hooked=forward.pooling != "model"))
+    with tower.ready(forward.size):  # once, for all threads
+        return torch.stack(through_model(embed, pixels, hooked=tower.listens(forward.pooling)))

@@ -116,6 +116,10 @@ class Tower(ABC):
         features: Tensor = output[0] if isinstance(output, tuple) else output  # some return their tokens, too
         return features
 
+    def listens(self, pooling: str) -> bool:
+        """Whether `features` listens to modules with hooks, so that only one batch at a time can go through."""
+        return pooling != "model"
+
     def tails(self, pixels: Tensor, pooling: str = "model") -> list[Tail]:
         """One tail per image at the target layer: in closed form where there is one, else as recorded."""
         self.check_pooling(pooling)
