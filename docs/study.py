@@ -105,8 +105,8 @@ def cells() -> Iterator[Cell]:
         yield Cell(f"strongest {model}", model, 200, ("finer-strongest",), (0.6, 1.0), ("drop", "place", "overlap"))
     for model in ("inat-birds", "lite0"):
         yield Cell(f"beside occlusion {model}", model, 30, *PAPER, ("drop", *_WHERE))
-        for method in ("occlusion", "rise", "scorecam"):
-            yield Cell(f"{method} {model}", model, 30, *PAPER, ("drop", *_WHERE), (method,))
+        for method, images in (("occlusion", 30), ("rise", 12), ("scorecam", 12)):
+            yield Cell(f"{method} {model}", model, images, *PAPER, ("drop", *_WHERE), (method,))
 
 
 PARTS = [("inat-birds", 224, 110), ("lite0", 224, 60), ("inat-birds", 448, 20), ("lite0", 448, 20)]

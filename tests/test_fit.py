@@ -17,6 +17,7 @@ from reference.classifiers import classes_of, head_file
 from reference.folders import UNREADABLE, draw_birds, draw_species
 from safetensors.torch import load_file, save_file
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
@@ -191,6 +192,26 @@ def test_c_is_the_best_of_a_cross_validation_on_the_images_that_are_fitted() -> 
     assert 1e-4 < strength < 1
     *_, other = regression.fitted((1000 * rows + 5).astype(np.float32), labels, None, bias=True, seed=0)
     assert other == strength, "features are standardised"
+
+
+@pytest.mark.parametrize("noise", [0.05, 3.0])
+def test_of_several_c_that_are_as_good_the_smallest_is_taken(noise: float) -> None:
+    """By scikit-learn's own cross-validation: no worse than the best by more than its error, the next smaller C is."""
+    rng = np.random.default_rng(1)
+    labels = np.repeat(np.arange(4), 40)
+    rows = (rng.normal(size=(4, 10))[labels] + noise * rng.normal(size=(160, 10))).astype(np.float32)
+    *_, strength = regression.fitted(rows, labels, None, bias=True, seed=0)
+    losses = {}
+    for each in regression.STRENGTHS:
+        model = make_pipeline(StandardScaler(), LogisticRegression(C=each, max_iter=5000, tol=1e-8))
+        folds = StratifiedKFold(3, shuffle=True, random_state=0)
+        chances = cross_val_predict(model, rows, labels, cv=folds, method="predict_proba")
+        losses[each] = -np.log(chances[np.arange(160), labels])
+    best = min(losses.values(), key=np.mean)
+    allowed = best.mean() + best.std() / np.sqrt(160)
+    at = regression.STRENGTHS.index(strength)
+    assert losses[strength].mean() <= allowed + 1e-3
+    assert losses[regression.STRENGTHS[at - 1]].mean() > allowed - 1e-3
 
 
 def test_a_feature_that_is_the_same_everywhere_counts_for_nothing() -> None:

@@ -25,7 +25,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from finercam_clip import progress
-from finercam_clip.batches import in_batches
+from finercam_clip.batches import in_batches, through_model
 from finercam_clip.datasets import Item
 from finercam_clip.errors import InputError, UnfinishedError
 from finercam_clip.explainer import Explainer
@@ -250,8 +250,12 @@ def _encoded(loaded: LoadedModel, pixels: list[Tensor], batch: int) -> Tensor:
 
     def run(chunk: list[Tensor]) -> list[Tensor]:
         stacked = torch.stack(chunk).to(loaded.device, loaded.dtype)
-        with tower.ready((stacked.shape[2], stacked.shape[3])), torch.no_grad():
-            features = tower.scored(tower.features(stacked))
+        with tower.ready((stacked.shape[2], stacked.shape[3])):
+            return through_model(features_of, stacked, hooked=tower.listens("model"))
+
+    @torch.no_grad()  # holds for the thread that it is called in
+    def features_of(part: Tensor) -> list[Tensor]:
+        features = tower.scored(tower.features(part))
         return list((features if tower.unit_norm else features[:, :-1]).cpu())
 
     rows: dict[int, Tensor] = {}

@@ -75,34 +75,40 @@ def _regression(strength: float, bias: bool, **settings: Any) -> Any:
 
 
 def _chosen(features: Matrix, labels: NDArray[np.int64], bias: bool, seed: int) -> float:
-    """The C of the least log loss in cross-validation. From the smallest up, as long as it gets better."""
+    """The smallest C whose log loss in cross-validation is within a standard error of the least (Breiman et al., 1984).
+
+    C goes up from the smallest as long as it gets better. At the end the curve is flat, and its least value is chance:
+    a C ten times larger than need be would make a worse head.
+    """
     from sklearn.model_selection import StratifiedKFold
 
     folds = StratifiedKFold(min(_FOLDS, int(np.bincount(labels).min())), shuffle=True, random_state=seed)
-    losses = [_loss_of(features, labels, train, test, bias) for train, test in folds.split(features, labels)]
-    best, least = STRENGTHS[0], np.inf
+    each = [_losses_of(features, labels, train, test, bias) for train, test in folds.split(features, labels)]
+    means: list[float] = []
+    allowed = np.inf
     for strength in progress.each(STRENGTHS, "cross-validation", unit="C"):
-        mean = float(np.mean([loss(strength) for loss in losses]))
-        if mean >= least:
+        losses = np.concatenate([of(strength) for of in each])
+        if means and losses.mean() >= min(means):
             break
-        best, least = strength, mean
-    return best
+        means.append(float(losses.mean()))
+        allowed = means[-1] + float(losses.std() / np.sqrt(len(losses)))
+    return next(strength for strength, loss in zip(STRENGTHS, means, strict=False) if loss <= allowed)
 
 
-def _loss_of(
+def _losses_of(
     features: Matrix, labels: NDArray[np.int64], train: NDArray[np.int64], test: NDArray[np.int64], bias: bool
-) -> Callable[[float], float]:
-    """C -> log loss on one fold. Each fit begins where the one before has ended."""
+) -> Callable[[float], Matrix]:
+    """C -> log losses of the images of one fold. Each fit begins where the one before has ended."""
     mean, scale = _standard(features[train], bias)
     standard = (features - mean) / scale
     regression = _regression(1.0, bias, warm_start=True)
 
-    def loss(strength: float) -> float:
+    def losses(strength: float) -> Matrix:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             regression.set_params(C=strength).fit(standard[train], labels[train])
         chances = regression.predict_proba(standard[test])
         right: Matrix = chances[np.arange(len(test)), labels[test]]
-        return float(-np.log(np.maximum(right, 1e-300)).mean())
+        return -np.log(np.maximum(right, 1e-300))
 
-    return loss
+    return losses
