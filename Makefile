@@ -9,8 +9,9 @@ SETUP := setup.cfg pyproject.toml
 demo: $(VENV)/.installed
 	$(BIN)/finercam-clip demo --output finercam-demo.png
 
+# In two processes, a file of tests in one of them: what a file prepares is prepared once.
 test: $(VENV)/.installed-test browser
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-all: $(VENV)/.installed-test browser
 	$(BIN)/python -m pytest -m "slow or not slow"

@@ -13,6 +13,19 @@ SWITCH = "TQDM_DISABLE"  # tqdm's own environment variable, so that one word sil
 Item = TypeVar("Item")
 
 
+@contextmanager
+def silenced() -> Iterator[None]:
+    """Inside, nothing shows progress, other libraries included."""
+    before = os.environ.get(SWITCH)
+    os.environ[SWITCH] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(SWITCH)
+        if before is not None:
+            os.environ[SWITCH] = before
+
+
 def bar(total: int, **settings: Any) -> Any:
     """A tqdm bar up to `total`."""
     from tqdm import tqdm  # here, so that the switch is thrown before tqdm reads it

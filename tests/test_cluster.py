@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from reference.folders import tree
+from reference.folders import draw_photographs, tree
 
 from finercam_clip.cli import main
 from finercam_clip.datasets import open_dataset
@@ -109,6 +109,20 @@ def test_an_actor_that_is_killed_is_replaced(machines: Any, whole: Path, birds: 
     assert len(killed) == 1
     assert summary.failed == {}
     assert tree(tmp_path / "run") == tree(whole)
+
+
+def test_two_thousand_photographs_survive_two_killed_actors(machines: Any, photos: Explainer, tmp_path: Path) -> None:
+    photographs = draw_photographs(tmp_path / "photographs", 2000)
+    settings: dict[str, Any] = {"target": "robin", "contrasts": ["jay"], "shard_size": 64, "batch": 16, "threads": 1}
+    generate(photos, open_dataset(photographs), tmp_path / "whole", **settings)
+    threads = [
+        _when_parts(tmp_path / "run", count, lambda: os.kill(_processes()[0], signal.SIGKILL)) for count in (3, 17)
+    ]
+    summary = on_ray(Errand(Recipe(classifier="photos"), photographs, None, tmp_path / "run", settings), workers=2)
+    for thread in threads:
+        thread.join()
+    assert (summary.images, summary.failed) == (2000, {})
+    assert tree(tmp_path / "run") == tree(tmp_path / "whole")
 
 
 def test_a_machine_that_goes_takes_nothing_with_it(machines: Any, whole: Path, birds: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -85,6 +86,17 @@ def test_switched_off_a_terminal_gets_nothing(
     monkeypatch.setenv(progress.SWITCH, "1")
     work()
     assert stream.getvalue() == ""
+
+
+@pytest.mark.parametrize("work", [item_by_item, while_waiting])
+def test_silence_ends_where_it_was_asked_for(screen: Callable[..., Screen], work: Callable[[], None]) -> None:
+    stream = screen()
+    with progress.silenced():
+        work()
+    assert stream.getvalue() == ""
+    assert progress.SWITCH not in os.environ
+    work()
+    assert stream.getvalue() != ""
 
 
 def test_a_bar_at_a_terminal_shows_what_is_done_and_goes(screen: Callable[..., Screen]) -> None:

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
-from reference.folders import tree
+from reference.folders import draw_photographs, tree
 from reference.killed import SETTINGS, small
 
 from finercam_clip import InputError
@@ -115,27 +111,12 @@ def _check_killed(model: str, dataset: Path, folder: Path, settings: dict[str, A
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no fork")
 @pytest.mark.parametrize("seeds", [range(2), range(2, 12)], ids=["two", "ten"])
 def test_two_thousand_photographs_survive_every_schedule(seeds: range, tmp_path: Path) -> None:
-    photographs = tmp_path / "photographs"
-    photographs.mkdir()
-    for number, source in enumerate(_photographs(2000)):
-        (photographs / f"{number:04}.jpg").write_bytes(source)
+    photographs = draw_photographs(tmp_path / "photographs", 2000)
     settings: dict[str, Any] = {"target": "robin", "contrasts": ["wren"], "shard_size": 128, "batch": 16, "threads": 1}
     generate(small(), open_dataset(photographs), tmp_path / "whole", **settings)
     assert len(read_manifest(tmp_path / "whole")) == 2000
     (tmp_path / "runs").mkdir()
     _check_killed("small", photographs, tmp_path / "runs", settings, seeds, tmp_path / "whole")
-
-
-def _photographs(count: int) -> Iterator[bytes]:
-    """JPEG files: real ones where they are, else noise."""
-    real = sorted((Path(__file__).parents[2] / "shared" / "data" / "cub-crops" / "images").rglob("*.jpg"))[:count]
-    for path in real:
-        yield path.read_bytes()
-    for number in range(count - len(real)):
-        pixels = np.random.default_rng(number).integers(0, 256, (24, 32, 3), dtype=np.uint8)
-        buffer = io.BytesIO()
-        Image.fromarray(pixels).resize((160, 120)).save(buffer, "jpeg")
-        yield buffer.getvalue()
 
 
 def test_another_mount_goes_on_with_the_same_run(whole: Path, birds: Path, tmp_path: Path, bundled: Explainer) -> None:

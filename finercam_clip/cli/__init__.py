@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import warnings
+from contextlib import nullcontext
 from typing import Any, NoReturn
 
 from finercam_clip import progress
@@ -90,9 +91,8 @@ def _run(arguments: list[str] | None) -> int:
         warnings.showwarning = _show_warning
         try:
             options = build_parser().parse_args(arguments)
-            if options.quiet:
-                os.environ[progress.SWITCH] = "1"
-            return options.run(options) or 0
+            with progress.silenced() if options.quiet else nullcontext():
+                return options.run(options) or 0
         except InputError as error:
             complain(f"finercam-clip: error: {error}")
             return 1 if isinstance(error, UnfinishedError) else 2

@@ -48,3 +48,18 @@ def draw_species(root: Path, train: int = 4, test: int = 3, species: int = 3) ->
             folder.mkdir(parents=True, exist_ok=True)
             Image.fromarray(drawing.draw(bird, 1000 * number + i, size=96).image).save(folder / f"{i:05}.png")
     return root
+
+
+def draw_photographs(root: Path, count: int) -> Path:
+    """A folder of JPEG files: real photographs where they are, else noise."""
+    root.mkdir()
+    shared = Path(__file__).parents[3] / "shared" / "data" / "cub-crops" / "images"
+    real = sorted(shared.rglob("*.jpg"))[:count]
+    for number in range(count):
+        path = root / f"{number:04}.jpg"
+        if number < len(real):
+            path.write_bytes(real[number].read_bytes())
+        else:
+            pixels = np.random.default_rng(number).integers(0, 256, (24, 32, 3), dtype=np.uint8)
+            Image.fromarray(pixels).resize((160, 120)).save(path)
+    return root
