@@ -251,10 +251,10 @@ def _encoded(loaded: LoadedModel, pixels: list[Tensor], batch: int) -> Tensor:
     def run(chunk: list[Tensor]) -> list[Tensor]:
         stacked = torch.stack(chunk).to(loaded.device, loaded.dtype)
         with tower.ready((stacked.shape[2], stacked.shape[3])):
-            return through_model(features_of, stacked, hooked=tower.listens("model"))
+            return through_model(embed, stacked, hooked=tower.listens("model"))
 
     @torch.no_grad()  # holds for the thread that it is called in
-    def features_of(part: Tensor) -> list[Tensor]:
+    def embed(part: Tensor) -> list[Tensor]:
         features = tower.scored(tower.features(part))
         return list((features if tower.unit_norm else features[:, :-1]).cpu())
 
