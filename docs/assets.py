@@ -50,12 +50,12 @@ Rows = list[dict[str, Any]]
 FAST = [name for name in [*METHODS, *PRESETS] if name not in METHODS or not METHODS[name].slow]
 SLOW = [name for name, method in METHODS.items() if method.slow]
 _AVIARY = ["evaluate", "aviary", "--seed", "500000"]
-_TWO = ["--objective", "similarity", "--objective", Options.objective, "--no-causal"]
+_PAPERS = ["--objective", "similarity", "--objective", "finer", "--gamma", "0.6", "--no-causal"]
 _CONTRASTED = [
     *(part for kind in ("attribute", "species", "unseen", "two birds") for part in ("--kind", kind)),
     *(part for name in ("finer", "finer-rectified", Options.objective) for part in ("--objective", name)),
 ]
-_RANKED = [*_AVIARY, "--kind", "attribute", "--kind", "species", *_TWO]
+_RANKED = [*_AVIARY, "--kind", "attribute", "--kind", "species", *_PAPERS]
 
 # One tower of each kind, and what its questions go back through.
 TOWERS = {
@@ -148,23 +148,24 @@ def _evaluation(name: str) -> list[benchmark.Row]:
 
 def _ranking() -> str:
     """Methods by how often their Finer map of species questions points into the part that differs."""
-    finer = Options.objective
     rows = {(row.method, row.kind, row.objective): row for row in _evaluation("ranking")}
 
     def figure(method: str, kind: str, objective: str, name: str) -> tuple[float, float, float]:
         return rows[method, kind, objective].figures[name]
 
     def species(method: str) -> float:
-        return figure(method, "species", finer, "pointing")[0]
+        return figure(method, "species", "finer", "pointing")[0]
 
     table = []
     for method in sorted({row.method for row in rows.values()}, key=lambda name: (-species(name), name)):
-        mean, low, high = figure(method, "species", finer, "pointing")
-        cells = [f"{figure(method, 'attribute', objective, 'pointing')[0]:.2f}" for objective in ("similarity", finer)]
+        mean, low, high = figure(method, "species", "finer", "pointing")
+        cells = [
+            f"{figure(method, 'attribute', objective, 'pointing')[0]:.2f}" for objective in ("similarity", "finer")
+        ]
         cells.append(f"{figure(method, 'species', 'similarity', 'pointing')[0]:.2f}")
         cells.append(f"**{mean:.2f}** ({low:.2f} to {high:.2f})")
         cells += [f"{figure(method, 'species', 'finer', name)[0]:.2f}" for name in ("near", "energy")]
-        table.append((f"`{method}`", str(rows[method, "species", finer].questions), *cells))
+        table.append((f"`{method}`", str(rows[method, "species", "finer"].questions), *cells))
     kinds = ("attribute: plain", "attribute: Finer", "species: plain", "species: Finer (95 % interval)")
     return tables.markdown(("method", "questions", *kinds, "near", "energy"), table, numbers=7)
 
