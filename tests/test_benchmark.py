@@ -91,6 +91,16 @@ def test_rows_are_the_same_after_json_and_the_table_leaves_empty_columns_out(bun
     assert set(rows[-1].figures) == {"flagged", "auroc"}
 
 
+def test_an_absent_target_is_told_apart_from_its_contrast_and_not_from_the_truth(bundled: Explainer) -> None:
+    """Against the true text every caution is easy: the image fits that one better."""
+    (row,) = benchmark.evaluate(bundled, kinds=["absent"], methods=["hirescam"], questions=24, seed=500000)
+    asked = [questions.make_question("absent", 500000 + i) for i in range(24)]
+    cautions = [bundled.explain(q.scene.image, q.target, [q.contrast]).caution is not None for q in asked]
+    truths = [bundled.explain(q.scene.image, q.target, [q.siblings[-1]]).caution is not None for q in asked]
+    assert np.mean(cautions) < np.mean(truths)
+    assert row.figures["flagged"][0] == pytest.approx(np.mean(cautions))
+
+
 # ------------------------------------------------------------------------------------------------------- causal truth
 
 

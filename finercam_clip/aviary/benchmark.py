@@ -148,7 +148,7 @@ def _presence(explainer: Explainer, batch: Sequence[BirdQuestion]) -> list[Score
     """The scores of absent targets: `rows.presence` of each question."""
     encodings = explainer.encode([question.scene.image for question in batch])
     return [
-        rows.presence(encoding, question.target, question.siblings[-1])
+        rows.presence(encoding, question.target, question.siblings[-1], question.contrast)
         for question, encoding in zip(batch, encodings, strict=True)
     ]
 

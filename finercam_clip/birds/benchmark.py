@@ -85,7 +85,8 @@ def evaluate(
             encodings = explainer.encode([question.image for question in batch])
             if kind == "absent":
                 pairs = zip(batch, encodings, strict=True)
-                scores.setdefault(("", ""), []).extend(rows.presence(e, q.target, q.contrast) for q, e in pairs)
+                told = (rows.presence(e, q.target, q.contrast, q.contrast) for q, e in pairs)
+                scores.setdefault(("", ""), []).extend(told)
                 continue
             put = [Asked(q.image, q.target, (q.contrast,), (q.contrast,)) for q in batch]
             for setting in settings:

@@ -134,19 +134,20 @@ def _probabilities(encoding: ImageEncoding, texts: Tensor) -> NDArray[np.float32
     return probabilities
 
 
-def presence(encoding: ImageEncoding, absent: str, present: str) -> Scores:
+def presence(encoding: ImageEncoding, absent: str, present: str, contrast: str) -> Scores:
     """The scores of a target that is not there.
 
     Args:
         encoding: The image.
         absent: The target.
         present: The text that is true instead.
+        contrast: What the absent one is told apart from. Where it is true, every caution is easy.
 
     Returns:
-        The cosines of both, and 1 if the explanation of the absent one comes with a caution, else 0.
+        The cosines of the first two, and 1 if the explanation of the absent one comes with a caution, else 0.
     """
     cosines = encoding.explainer.embed([absent, present]) @ encoding.embedding
-    caution = encoding.explain(absent, [present]).caution
+    caution = encoding.explain(absent, [contrast]).caution
     return {_ABSENT: float(cosines[0]), _PRESENT: float(cosines[1]), "flagged": float(caution is not None)}
 
 
