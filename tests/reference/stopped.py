@@ -1,12 +1,18 @@
-"""Trainings that are stopped in the middle."""
+"""Trainings that are small, and that are stopped in the middle."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 from torch import Tensor
+
+from finercam_clip.runs.pictures import threads_of
 
 
 def batches_done(module: ModuleType, train: Callable[[], None], stop: int | None = None) -> int:
@@ -38,3 +44,24 @@ def batches_done(module: ModuleType, train: Callable[[], None], stop: int | None
             with pytest.raises(KeyboardInterrupt):
                 train()
     return done
+
+
+@contextmanager
+def shrunk(
+    module: ModuleType, path: Path, vision: dict[str, Any], text: dict[str, Any]
+) -> Iterator[pytest.MonkeyPatch]:
+    """Inside, a training takes its architecture with other settings, on one thread, so that a step takes no time.
+
+    Args:
+        module: What has the path of the architecture's configuration, `CONFIG`.
+        path: Where the changed configuration is written.
+        vision: Settings of the image tower.
+        text: Settings of the text tower.
+    """
+    config = json.loads(module.CONFIG.read_text())
+    config["model_cfg"]["vision_cfg"] |= vision
+    config["model_cfg"]["text_cfg"] |= text
+    path.write_text(json.dumps(config))
+    with threads_of(1), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "CONFIG", path)
+        yield patch
